@@ -1,0 +1,49 @@
+"""How a recipe says how to train. Names are the field's; defaults suit a laptop."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from didact.model.settings import Tune
+from didact.settings import Settings
+
+
+class Training(Settings):
+    """One run of the training loop.
+
+    Length is the first reached of ``epochs``, ``max_steps`` and ``tokens`` (trained input tokens);
+    when none is given it is one epoch. ``batch_size`` counts packed rows of ``context`` tokens in
+    one optimizer step over all processes; ``micro_batch_size`` rows go through the model at a time.
+    """
+
+    epochs: float | None = Field(default=None, gt=0)
+    max_steps: int | None = Field(default=None, gt=0)
+    tokens: int | None = Field(default=None, gt=0)
+    context: int = Field(default=1024, ge=8, description="tokens in a row")
+    batch_size: int = Field(default=4, gt=0, description="rows in a step")
+    micro_batch_size: int = Field(default=1, gt=0, description="rows in one forward pass of one process")
+    pack: bool = True
+    overlong: Literal["drop", "window"] = "window"
+    shuffle: bool = True
+
+    tune: Tune = Tune()
+    optimizer: Literal["adamw", "muon"] = "adamw"
+    learning_rate: float = Field(default=5e-5, gt=0)
+    muon_learning_rate: float = Field(default=0.02, gt=0, description="for hidden matrices when optimizer is muon")
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(default=1e-8, gt=0)
+    weight_decay: float = Field(default=0.0, ge=0)
+    schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
+    warmup_ratio: float = Field(default=0.03, ge=0, le=1)
+    decay_ratio: float = Field(default=0.2, ge=0, le=1, description="last share of the steps, for wsd")
+    min_ratio: float = Field(default=0.0, ge=0, le=1, description="final learning rate over its peak")
+    grad_clip: float = Field(default=1.0, ge=0, description="largest gradient norm; 0 leaves it alone")
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compile: Literal["auto", "on", "off"] = "auto"
+    activation_checkpointing: bool = False
+    seed: int = 0
+
+    log_every: int = Field(default=1, gt=0)
+    save_every: int = Field(default=100, gt=0, description="steps between checkpoints")
+    keep_checkpoints: int = Field(default=2, gt=0)
