@@ -1,0 +1,71 @@
+"""Next-token prediction, and the prefix variant that reads its prompt in both directions.
+
+Whether this pretrains, continues or fine-tunes is a matter of which tokens the data marks as trained: all of a
+document, or an assistant's words and the end of its turn.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from didact.batch import Batch
+from didact.objective.base import LanguageModel, Objective
+from didact.rng import Rng
+
+
+def next_token(batch: Batch) -> tuple[Tensor, Tensor]:
+    """The token after each position and whether it is to be predicted there, both [B, T].
+
+    A position predicts its successor only inside one document, so a packed row never asks for the first token of a
+    document from the last of another.
+    """
+    target = torch.roll(batch.token, -1, dims=1)
+    same = batch.doc == torch.roll(batch.doc, -1, dims=1)
+    same[:, -1] = False
+    return target, (same & torch.roll(batch.trained, -1, dims=1)).float()
+
+
+def causal_reach(batch: Batch) -> Tensor:
+    """Every token sees its document up to itself: reach[q] = q, [B, T]."""
+    return torch.arange(batch.token.shape[1], device=batch.token.device).expand_as(batch.token)
+
+
+def prefix_reach(batch: Batch) -> Tensor:
+    """Tokens before a document's first trained one see all of these; the others see back from themselves, [B, T]."""
+    index = causal_reach(batch)
+    length = index.shape[1]
+    doc = batch.doc.long().clamp(min=0)
+    first = torch.full_like(index, length).scatter_reduce(
+        1, doc, torch.where(batch.trained, index, length), "amin"
+    )  # [B, T]: a document's first trained index, by document number
+    end = first.gather(1, doc) - 1
+    return torch.where((index <= end) & (end < length - 1), end, index)
+
+
+@dataclass(frozen=True)
+class Causal(Objective):
+    """-log p(x[t+1] | x[<=t]), averaged over the trained tokens of the step."""
+
+    def reach(self, batch: Batch) -> Tensor:
+        """Who sees whom; see ``Batch``."""
+        return causal_reach(batch)
+
+    def prepare(self, model: LanguageModel, batch: Batch, rng: Rng) -> Batch:
+        """Adds ``target``, ``reach`` and the weight of the one term, ``token``."""
+        target, weight = next_token(batch)
+        return batch.with_({"token": weight}, target=target, reach=self.reach(batch))
+
+    def loss(self, model: LanguageModel, batch: Batch) -> Mapping[str, Tensor]:
+        """{token: -log p}, [B, T]."""
+        return {"token": -model.logprob(model.hidden(batch), batch.target, batch.weight["token"])}
+
+
+@dataclass(frozen=True)
+class Prefix(Causal):
+    """As ``Causal``, but the prompt is read in both directions (prefix-LM; Raffel et al. 2020, section 3.2.1)."""
+
+    def reach(self, batch: Batch) -> Tensor:
+        """The prompt sees all of itself."""
+        return prefix_reach(batch)
