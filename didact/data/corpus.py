@@ -1,0 +1,118 @@
+"""Examples, tokenized once into memory-mapped arrays and found again by the key of all they depend on."""
+
+import contextlib
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import assert_never
+
+import numpy as np
+
+from didact.data.formats import Completion, Conversation, Document, Example
+from didact.errors import DataProblem
+from didact.text.render import Rendered, Renderer
+
+FORMAT = 1  # raised whenever the files below change their meaning, so that old caches are not misread
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """One source as arrays: document i is ``token[bound[i]:bound[i + 1]]``.
+
+    ``token`` int32 [N], ``trained`` bool [N] (is this token to be predicted), ``bound`` int64 [documents + 1],
+    ``text_bytes`` int64 [documents]: UTF-8 bytes of the trained text, what bits per byte divides by.
+    """
+
+    token: np.ndarray
+    trained: np.ndarray
+    bound: np.ndarray
+    text_bytes: np.ndarray
+    weight: float = 1.0
+
+    def __len__(self) -> int:
+        return len(self.bound) - 1
+
+
+def corpus_key(fingerprint: str, renderer_key: str) -> str:
+    """What a tokenized corpus depends on: content and settings of its source, tokenizer and template."""
+    return hashlib.sha256(json.dumps([FORMAT, fingerprint, renderer_key]).encode()).hexdigest()[:32]
+
+
+def render(example: Example, renderer: Renderer) -> Rendered:
+    """Token ids and trained mask of any example."""
+    match example:
+        case Document():
+            return renderer.document(example.text)
+        case Conversation():
+            return renderer.conversation(example.messages, example.tools)
+        case Completion():
+            return renderer.completion(example.prompt, example.completion)
+        case _:
+            assert_never(example)
+
+
+def trained_text(example: Example) -> str:
+    """The text whose tokens are trained."""
+    match example:
+        case Document():
+            return example.text
+        case Conversation():
+            return "".join(m["content"] or "" for m in example.messages if m["role"] == "assistant")
+        case Completion():
+            return example.completion
+        case _:
+            assert_never(example)
+
+
+def encode(examples: Iterable[Example], renderer: Renderer, cache: Path, key: str, weight: float = 1.0) -> Corpus:
+    """Tokenizes into ``cache/key``, or opens what is there.
+
+    The folder is written beside and renamed, so a killed run leaves nothing half-written under a valid name.
+    Raises DataProblem, with file and line, for an example the template cannot render.
+    """
+    folder = cache / key
+    if not folder.exists():
+        cache.mkdir(parents=True, exist_ok=True)
+        beside = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache))
+        try:
+            _write(examples, renderer, beside)
+            with contextlib.suppress(OSError):  # another process finished the same work first
+                os.rename(beside, folder)
+        finally:
+            shutil.rmtree(beside, ignore_errors=True)
+    return open_corpus(folder, weight)
+
+
+def open_corpus(folder: Path, weight: float = 1.0) -> Corpus:
+    """Maps a tokenized corpus into memory."""
+    bound = np.load(folder / "bound.npy")
+    return Corpus(
+        token=np.memmap(folder / "token.bin", np.int32, "r"),
+        trained=np.memmap(folder / "trained.bin", np.bool_, "r"),
+        bound=bound,
+        text_bytes=np.load(folder / "text_bytes.npy"),
+        weight=weight,
+    )
+
+
+def _write(examples: Iterable[Example], renderer: Renderer, folder: Path) -> None:
+    bound, text_bytes = [0], []
+    with open(folder / "token.bin", "wb") as tokens, open(folder / "trained.bin", "wb") as trained:
+        for example in examples:
+            try:
+                rendered = render(example, renderer)
+            except DataProblem as problem:
+                raise DataProblem(problem.what, where=example.where, remedy=problem.remedy) from problem
+            np.asarray(rendered.tokens, np.int32).tofile(tokens)
+            np.asarray(rendered.trained, np.bool_).tofile(trained)
+            bound.append(bound[-1] + len(rendered.tokens))
+            text_bytes.append(len(trained_text(example).encode()))
+    if bound[-1] == 0:
+        raise DataProblem("no tokens in this data", remedy="give at least one document with text")
+    np.save(folder / "bound.npy", np.asarray(bound, np.int64))
+    np.save(folder / "text_bytes.npy", np.asarray(text_bytes, np.int64))

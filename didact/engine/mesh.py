@@ -1,0 +1,87 @@
+"""Processes and how a model is spread over them: the only file that knows torch.distributed's FSDP2."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TypeVar
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
+from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+
+from didact.errors import ResourceProblem
+
+Key = TypeVar("Key")
+
+
+def pick_device(wanted: str) -> torch.device:
+    """The device a recipe asks for; ``auto`` takes cuda, then mps, then cpu. Raises ResourceProblem."""
+    have = {"cpu": True, "cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available()}
+    name = next(kind for kind in ("cuda", "mps", "cpu") if have[kind]) if wanted == "auto" else wanted
+    if not have.get(name, False):
+        raise ResourceProblem(f"device {wanted!r} is not available here", remedy="set device: auto")
+    if name == "cuda":
+        return torch.device("cuda", int(os.environ.get("LOCAL_RANK", 0)))
+    return torch.device(name)
+
+
+@dataclass(frozen=True)
+class Mesh:
+    """One process's place among ``size`` equals. A single process needs no process group."""
+
+    device: torch.device
+    rank: int = 0
+    size: int = 1
+    ranks: DeviceMesh | None = None
+
+    @property
+    def main(self) -> bool:
+        """Whether this process is the one that talks and writes."""
+        return self.rank == 0
+
+    def sum(self, numbers: Mapping[Key, Tensor]) -> dict[Key, Tensor]:
+        """The sum over processes of each scalar, in float64, in one message."""
+        packed = torch.stack([number.detach().double().cpu() for number in numbers.values()])
+        if self.size > 1:
+            packed = packed.to(self.device)
+            dist.all_reduce(packed)
+            packed = packed.cpu()
+        return dict(zip(numbers, packed, strict=True))
+
+    def any(self, flag: bool) -> bool:
+        """Whether the flag is set on some process."""
+        return bool(self.sum({"": torch.tensor(float(flag))})[""])
+
+    def barrier(self) -> None:
+        """Waits for every process."""
+        if self.size > 1:
+            dist.barrier()
+
+    def shard(self, model: nn.Module, layers: nn.ModuleList, dtype: torch.dtype) -> None:
+        """Shards a model's parameters over the processes, layer by layer (FSDP2).
+
+        Parameters stay fp32 and are gathered in ``dtype``; gradients are averaged in fp32, which the step undoes
+        by multiplying with ``size``.
+        """
+        if self.size == 1:
+            return
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        for layer in layers:
+            fully_shard(layer, mesh=self.ranks, mp_policy=policy)
+        fully_shard(model, mesh=self.ranks, mp_policy=policy)
+        register_fsdp_forward_method(model, "hidden")
+
+
+def join(wanted: str) -> Mesh:
+    """This process's mesh: alone, or what torchrun's environment says."""
+    size = int(os.environ.get("WORLD_SIZE", 1))
+    device = pick_device(wanted)
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    if size == 1:
+        return Mesh(device)
+    if not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    return Mesh(device, dist.get_rank(), size, init_device_mesh(device.type, (size,)))

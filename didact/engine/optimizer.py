@@ -1,0 +1,120 @@
+"""torch's own optimizers over fp32 masters of whatever is trainable."""
+
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+from didact.engine.settings import Training
+
+
+class Optimizer:
+    """AdamW, or Muon for hidden matrices and AdamW for the rest, over fp32 masters.
+
+    A parameter in bf16 gets an fp32 master and an fp32 gradient, accumulated in backward as each gradient is made,
+    so micro-batches add up without bf16's rounding and no bf16 gradient outlives its layer. A parameter that is fp32
+    (as FSDP2's shards are) is its own master.
+    """
+
+    def __init__(self, model: nn.Module, settings: Training, head: Iterable[nn.Parameter] = ()):
+        self.live = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        self.master = {name: _master(p) for name, p in self.live.items()}
+        outer = {id(p) for p in head}
+        muon = [
+            self.master[name]
+            for name, p in self.live.items()
+            if settings.optimizer == "muon" and p.ndim == 2 and id(p) not in outer
+        ]
+        hidden = {id(p) for p in muon}
+        rest = [p for p in self.master.values() if id(p) not in hidden]
+        self.parts: list[tuple[torch.optim.Optimizer, float]] = []
+        if rest:
+            self.parts.append((_adamw(rest, settings), settings.learning_rate))
+        if muon:
+            optimizer = torch.optim.Muon(muon, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
+            self.parts.append((optimizer, settings.muon_learning_rate))
+        self._make_state()
+
+    def clip(self, limit: float) -> Tensor:
+        """Norm of the whole gradient; scales it down to ``limit`` when that is positive and exceeded."""
+        masters = list(self.master.values())
+        norm = torch.nn.utils.get_total_norm([p.grad for p in masters if p.grad is not None])
+        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        if limit > 0:
+            torch.nn.utils.clip_grads_with_norm_(masters, limit, norm)
+        return norm
+
+    @torch.no_grad()
+    def step(self, scale: float) -> None:
+        """One update at ``scale`` times the peak learning rates."""
+        for optimizer, rate in self.parts:
+            for group in optimizer.param_groups:
+                group["lr"] = rate * scale
+            optimizer.step()
+        self.publish()
+
+    def zero(self) -> None:
+        """Forgets the gradients."""
+        for p in self.master.values():
+            p.grad = None
+
+    @torch.no_grad()
+    def publish(self) -> None:
+        """Copies the masters into the model."""
+        for name, p in self.live.items():
+            if p is not self.master[name]:
+                p.copy_(self.master[name])
+
+    def tensors(self) -> dict[str, Tensor]:
+        """All that a resumed run needs, by name: masters and the optimizers' state."""
+        named = {f"model.{name}": p.detach() for name, p in self.master.items()}
+        names = {id(p): name for name, p in self.master.items()}
+        for optimizer, _ in self.parts:
+            for p, state in optimizer.state.items():
+                named |= {f"optimizer.{names[id(p)]}.{key}": value for key, value in state.items()}
+        return named
+
+    def _make_state(self) -> None:
+        """Makes every state tensor exist from the start, so that saving and loading see the same names."""
+        for p in self.master.values():
+            p.grad = torch.zeros_like(p)
+        for optimizer, _ in self.parts:
+            for group in optimizer.param_groups:
+                group["lr"] = 0.0
+            optimizer.step()
+            for state in optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
+        self.zero()
+
+
+def _master(p: nn.Parameter) -> nn.Parameter:
+    if p.dtype == torch.float32:
+        return p
+    master = nn.Parameter(p.detach().float())
+
+    def collect(live: Tensor) -> None:
+        grad = live.grad
+        assert grad is not None
+        master.grad = grad.float() if master.grad is None else master.grad.add_(grad)
+        live.grad = None
+
+    p.register_post_accumulate_grad_hook(collect)
+    return master
+
+
+def _adamw(params: list[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
+    decay = [p for p in params if p.ndim >= 2]
+    plain = [p for p in params if p.ndim < 2]
+    groups = [
+        {"params": decay, "weight_decay": settings.weight_decay},
+        {"params": plain, "weight_decay": 0.0},  # norms and biases are not shrunk
+    ]
+    fused = params[0].device.type in ("cpu", "cuda")
+    return torch.optim.AdamW(
+        [g for g in groups if g["params"]],
+        lr=settings.learning_rate,
+        betas=settings.betas,
+        eps=settings.eps,
+        fused=fused,
+    )
