@@ -48,6 +48,12 @@ class Model(nn.Module):
         softcap = getattr(self.net.config, "final_logit_softcapping", None)
         return head.logprob(hidden, out.weight, out.bias, target, where, softcap=softcap)
 
+    def logits(self, hidden: Tensor) -> Tensor:
+        """Logits of every hidden state given, [..., V]: for sampling, where they are few."""
+        logits = cast(nn.Module, self.net.get_output_embeddings())(hidden)
+        softcap = getattr(self.net.config, "final_logit_softcapping", None)
+        return logits if softcap is None else softcap * torch.tanh(logits / softcap)
+
     @torch.no_grad()
     def check(self, tolerance: float = 2e-2) -> None:
         """Holds ``hidden`` and ``logprob`` against the network's own forward on a few tokens.

@@ -1,0 +1,65 @@
+"""Held-out quality as bits per byte: comparable across tokenizers, because bytes are the data's own."""
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from didact.data.pieces import Pieces
+from didact.data.stream import EPOCH, TokenStream
+from didact.engine.mesh import Mesh
+from didact.model.model import Model
+from didact.objective.base import Objective
+from didact.rng import Rng
+
+
+@dataclass(frozen=True)
+class Score:
+    """Negative log-likelihood of held-out text."""
+
+    nats: float
+    tokens: int
+    text_bytes: int
+
+    @property
+    def bits_per_byte(self) -> float:
+        """nats / (bytes ln 2)."""
+        return self.nats / (self.text_bytes * math.log(2))
+
+    @property
+    def loss(self) -> float:
+        """Nats a token."""
+        return self.nats / self.tokens
+
+
+@torch.no_grad()
+def evaluate(
+    model: Model,
+    objective: Objective,
+    parts: Sequence[Pieces],
+    context: int,
+    mesh: Mesh,
+    rows: int = 4,
+    tick: Callable[[int, int], None] = lambda done, of: None,
+) -> Score:
+    """Scores every piece once, over all processes; leaves the model's training mode as it was."""
+    stream = TokenStream(parts, context, rows * mesh.size, 0, shuffle=False, rank=mesh.rank, world=mesh.size)
+    count, training = len(stream.epoch(0)), model.training
+    model.eval()
+    nats, tokens = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+    batches = stream.start(0)
+    for start in range(0, count, rows * mesh.size):
+        batch = next(batches)[0]
+        batch = batch.rows(batch.row < EPOCH) if bool((batch.row < EPOCH).any()) else batch.rows(slice(0, 1))
+        ready = objective.prepare(model, batch.to(mesh.device), Rng(0, 0))
+        weight = ready.weight["token"] * (ready.row < EPOCH)[:, None]  # the last batch wraps into the next epoch
+        loss = objective.loss(model, ready)["token"]
+        nats += (loss * weight).double().sum().cpu()
+        tokens += weight.double().sum().cpu()
+        tick(min(start + rows * mesh.size, count), count)
+    model.train(training)
+    total = mesh.sum({"nats": nats, "tokens": tokens})
+    return Score(
+        total["nats"].item(), int(total["tokens"]), int(sum(part.corpus.text_bytes.sum() for part in parts))
+    )

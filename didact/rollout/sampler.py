@@ -1,0 +1,161 @@
+"""Prompts in, completions with log-probabilities out: batched decoding on the model that is being trained."""
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from didact.errors import UsageProblem
+from didact.model.attention import Sight
+from didact.model.model import Model
+from didact.rollout.cache import SlotCache
+from didact.rollout.choose import choose, uniform
+from didact.rollout.settings import Sampling
+
+Decode = Callable[[Sequence[int]], str]
+
+
+@dataclass
+class Completion:
+    """What was sampled for one prompt.
+
+    ``tokens`` include the stop token that ended it; ``logprobs`` are the model's own log-probabilities of them, before
+    temperature and truncation; ``text`` is without stop token and stop string.
+    """
+
+    prompt: int
+    tokens: list[int] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
+    text: str = ""
+    reason: Literal["", "stop", "length"] = ""
+
+
+@dataclass
+class _Row:
+    """One completion under way: its slot is its place in the list of rows."""
+
+    out: Completion
+    sampling: Sampling
+    position: int
+    last: int = 0
+    seen: set[int] = field(default_factory=set)
+
+
+class Sampler:
+    """Decodes up to ``slots`` completions at once; a finished one gives its place to the next waiting prompt.
+
+    Each completion's random numbers depend on its own seed alone, never on what is decoded beside it.
+    """
+
+    def __init__(self, model: Model, decode: Decode, stops: Sequence[int], slots: int = 16, longest: int | None = None):
+        self.model, self.decode, self.stops, self.slots = model, decode, frozenset(stops), slots
+        self.longest = longest or getattr(model.net.config, "max_position_embeddings", 1 << 30)
+        self.device = next(model.parameters()).device
+
+    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> list[Completion]:
+        """All completions, in the order of their prompts."""
+        done = {out.prompt: out for out in self.stream(prompts, sampling) if out.reason}
+        return [done[i] for i in range(len(prompts))]
+
+    @torch.inference_mode()
+    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> Iterator[Completion]:
+        """Yields each completion after each of its tokens; the last time with its ``reason``.
+
+        ``sampling`` is one for all, whose seed then goes up by one a prompt, or one a prompt. Raises UsageProblem for a
+        prompt that is empty or leaves no room in the model's context.
+        """
+        each = self._each(sampling, len(prompts))
+        waiting = deque(self._row(i, prompt, one) for i, (prompt, one) in enumerate(zip(prompts, each, strict=True)))
+        cache = SlotCache(len(self.model.layers), self.device)
+        rows: list[_Row] = []
+        training = self.model.training
+        self.model.eval()
+        try:
+            while waiting or rows:
+                fresh = [waiting.popleft() for _ in range(min(self.slots - len(rows), len(waiting)))]
+                if fresh:
+                    logits = self._prefill(cache, [list(prompts[row.out.prompt]) for row in fresh])
+                    rows.extend(fresh)
+                    yield from self._grow(cache, rows, logits, len(rows) - len(fresh))
+                if rows:
+                    yield from self._grow(cache, rows, self._decode(cache, rows), 0)
+        finally:
+            self.model.train(training)
+
+    def _each(self, sampling: Sampling | Sequence[Sampling], count: int) -> Sequence[Sampling]:
+        if isinstance(sampling, Sampling):
+            return [sampling.model_copy(update={"seed": sampling.seed + i}) for i in range(count)]
+        return sampling
+
+    def _row(self, number: int, prompt: Sequence[int], sampling: Sampling) -> _Row:
+        if not 0 < len(prompt) < self.longest:
+            raise UsageProblem(
+                f"prompt {number} has {len(prompt)} tokens; this model takes 1 to {self.longest - 1}",
+                remedy="shorten it",
+            )
+        return _Row(Completion(number), sampling, len(prompt), seen=set(prompt))
+
+    def _prefill(self, cache: SlotCache, prompts: list[list[int]]) -> Tensor:
+        """Logits after each prompt [n, V]; the prompts go through packed in one row, without padding."""
+        lengths = [len(prompt) for prompt in prompts]
+        doc = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(lengths))[None].to(self.device)
+        position = torch.cat([torch.arange(n) for n in lengths])[None].to(self.device)
+        token = torch.tensor([sum(prompts, [])], device=self.device)
+        cache.open(lengths)
+        hidden = self._forward(token, position, Sight(doc, torch.arange(token.shape[1], device=self.device)[None]), cache)
+        cache.filled()
+        return self._logits(hidden[0, torch.tensor(lengths, device=self.device).cumsum(0) - 1])
+
+    def _decode(self, cache: SlotCache, rows: list[_Row]) -> Tensor:
+        """Logits after one more token in every slot, [n, V]."""
+        token = torch.tensor([[row.last] for row in rows], device=self.device)
+        reach = cache.length[:, None].clone()
+        hidden = self._forward(token, reach, Sight.decode(reach), cache)
+        cache.advance()
+        return self._logits(hidden[:, 0])
+
+    def _forward(self, token: Tensor, position: Tensor, sight: Sight, cache: SlotCache) -> Tensor:
+        body: Any = self.model.body
+        return body(
+            input_ids=token, position_ids=position, sight=sight, past_key_values=cache, use_cache=True
+        ).last_hidden_state
+
+    def _logits(self, hidden: Tensor) -> Tensor:
+        return self.model.logits(hidden).float()  # [n, V]
+
+    def _grow(self, cache: SlotCache, rows: list[_Row], logits: Tensor, first: int) -> Iterator[Completion]:
+        """Gives rows ``first``... their next token; drops those that are finished."""
+        normal = logits.logsumexp(-1)  # [n]
+        finished = []
+        for place, (row, scores) in enumerate(zip(rows[first:], logits, strict=True), first):
+            seen = torch.tensor(sorted(row.seen), device=self.device) if row.sampling.repetition_penalty != 1 else None
+            token = choose(scores, row.sampling, seen, uniform(row.sampling.seed, len(row.out.tokens)))
+            row.out.tokens.append(token)
+            row.out.logprobs.append(float(scores[token] - normal[place - first]))
+            row.last = token
+            row.seen.add(token)
+            row.position += 1
+            self._settle(row)
+            if row.out.reason:
+                finished.append(place)
+            yield row.out
+        for place in reversed(finished):  # the last row takes a freed place, as its slot does in the cache
+            cache.close(place)
+            rows[place] = rows[-1]
+            rows.pop()
+
+    def _settle(self, row: _Row) -> None:
+        """Updates the text and decides whether the completion is over."""
+        out = row.out
+        stopped = out.tokens[-1] in self.stops
+        out.text = self.decode(out.tokens[:-1] if stopped else out.tokens)
+        places = [place for stop in row.sampling.stop if (place := out.text.find(stop)) >= 0]
+        if places:
+            out.text = out.text[: min(places)]
+        if stopped or places:
+            out.reason = "stop"
+        elif len(out.tokens) >= row.sampling.max_new_tokens or row.position >= self.longest:
+            out.reason = "length"

@@ -1,0 +1,18 @@
+"""How to sample."""
+
+from pydantic import Field
+
+from didact.settings import Settings
+
+
+class Sampling(Settings):
+    """One way to draw completions. ``temperature`` 0 is greedy; ``top_k`` 0 and ``top_p`` 1 leave all tokens in."""
+
+    max_new_tokens: int = Field(default=256, gt=0)
+    temperature: float = Field(default=0.7, ge=0)
+    top_k: int = Field(default=0, ge=0)
+    top_p: float = Field(default=0.95, gt=0, le=1)
+    min_p: float = Field(default=0.0, ge=0, le=1, description="least probability, as a share of the likeliest")
+    repetition_penalty: float = Field(default=1.0, gt=0)
+    stop: tuple[str, ...] = Field(default=(), description="strings that end a completion; they are not part of it")
+    seed: int = 0
