@@ -27,7 +27,7 @@ class Source(Settings):
         if not isinstance(value, str):
             return value
         path, mark, count = value.rpartition("#")
-        if mark and count.isdigit():
+        if mark and count.isdecimal():
             return {"path": path, "sample": int(count)}
         return {"path": value}
 

@@ -1,11 +1,14 @@
 """How a recipe says how to train. Names are the field's; defaults suit a laptop."""
 
-from typing import Literal
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field
 
 from didact.model.settings import Tune
 from didact.settings import Settings
+
+
+Beta = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
 
 class Training(Settings):
@@ -15,6 +18,11 @@ class Training(Settings):
     when none is given it is one epoch. ``batch_size`` counts packed rows of ``context`` tokens in
     one optimizer step over all processes; ``micro_batch_size`` rows go through the model at a time.
     """
+
+    incidental: ClassVar[frozenset[str]] = frozenset(
+        {"log_every", "save_every", "keep_checkpoints", "micro_batch_size", "compile", "activation_checkpointing"}
+    )
+    """Fields that change how the work is done and not what comes of it: no part of a stage's digest."""
 
     epochs: float | None = Field(default=None, gt=0)
     max_steps: int | None = Field(default=None, gt=0)
@@ -30,7 +38,7 @@ class Training(Settings):
     optimizer: Literal["adamw", "muon"] = "adamw"
     learning_rate: float = Field(default=5e-5, gt=0)
     muon_learning_rate: float = Field(default=0.02, gt=0, description="for hidden matrices when optimizer is muon")
-    betas: tuple[float, float] = (0.9, 0.95)
+    betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
@@ -42,7 +50,7 @@ class Training(Settings):
     precision: Literal["auto", "bf16", "fp32"] = "auto"
     compile: Literal["auto", "on", "off"] = "auto"
     activation_checkpointing: bool = False
-    seed: int = 0
+    seed: int = Field(default=0, ge=0, description="the recipe's unless given")
 
     log_every: int = Field(default=1, gt=0)
     save_every: int = Field(default=100, gt=0, description="steps between checkpoints")

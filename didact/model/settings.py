@@ -2,21 +2,30 @@
 
 from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
-from didact.settings import Settings
+from didact.settings import Settings, count
 
 
 class Scratch(Settings):
     """A model built from a configuration of transformers instead of loaded.
 
-    ``size`` is the wanted number of parameters, as in ``12M``; ``config`` overrides single fields of
-    the architecture's configuration class.
+    ``size`` is the wanted number of parameters, as in ``12M`` (``didact.settings.count`` reads it); ``config``
+    overrides single fields of the architecture's configuration class.
     """
 
-    architecture: str
+    architecture: str = Field(min_length=1)
     size: str = "12M"
-    config: dict[str, Any] = Field(default_factory=dict)
+    config: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @field_validator("size", mode="before")
+    @classmethod
+    def readable(cls, value: Any) -> Any:
+        """Accepts a bare number, and says now when ``count`` could not read the size later."""
+        text = str(value)
+        if count(text) == 0:
+            raise ValueError("a model needs parameters")
+        return text
 
 
 class Lora(Settings):
@@ -40,19 +49,23 @@ class Tune(Settings):
     @classmethod
     def short_form(cls, value: Any) -> Any:
         """Accepts ``all``, ``head``, ``lora`` and one-key mappings."""
-        if value == "lora":
-            return {"what": "lora", "lora": {}}
         if isinstance(value, str):
-            return {"what": value}
-        if isinstance(value, dict) and "what" not in value and len(value) == 1:
-            return {"what": next(iter(value)), **{k: {} if v is None else v for k, v in value.items()}}
+            value = {"what": value}
+        elif isinstance(value, dict) and len(value) == 1 and next(iter(value)) in {"last", "lora", "tokens"}:
+            value = {"what": next(iter(value)), **value}
+        if isinstance(value, dict) and value.get("what") == "lora" and value.get("lora") is None:
+            value = {**value, "lora": {}}
         return value
 
     @model_validator(mode="after")
     def complete(self) -> "Tune":
-        """Says what is missing when the choice needs a value."""
+        """Says what is missing when the choice needs a value, and what another choice left behind."""
         if self.what == "last" and self.last is None:
             raise ValueError("tune: last needs the number of layers, as in {last: 4}")
         if self.what == "tokens" and not self.tokens:
             raise ValueError("tune: tokens needs the new tokens, as in {tokens: ['<a>']}")
+        given = {"last": self.last is not None, "lora": self.lora is not None, "tokens": bool(self.tokens)}
+        stray = [name for name, there in given.items() if there and name != self.what]
+        if stray:
+            raise ValueError(f"tune: chooses {self.what!r} and also gives {stray[0]!r}; give one of them")
         return self
