@@ -1,0 +1,169 @@
+"""The head of a language model where there is weight, in chunks: full logits never exist.
+
+The gradient is made in the forward pass, where the chunk's probabilities already stand in the cache, as in the
+memory-saving losses of Liger (arXiv:2410.10989) and Cut Cross-Entropy (arXiv:2411.09009).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+from torch.nn import functional as F
+
+# Positions of a chunk: enough for the products to run at full rate, few enough for 100 MB of logits.
+CHUNK = 512
+# Positions whose probabilities are made at once on a CPU: 16 x 50k numbers stay in the cache.
+CACHED = 16
+
+
+def logprob(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    where: Tensor,
+    softcap: float | None = None,
+    chunk: int = CHUNK,
+    temperature: float = 1.0,
+) -> Tensor:
+    """``log softmax(f(hidden @ weight.T + bias) / temperature)[target]`` where ``where`` is not zero, else 0.
+
+    hidden [..., D], weight [V, D], bias [V], target and where [...] -> [...] in fp32 (fp64 for fp64 input).
+    ``f(x) = softcap * tanh(x / softcap)`` (Gemma 2, arXiv:2408.00118, section 2). Fastest when the loss is
+    ``-(logprob * where).sum()`` times any constant; exact for every loss.
+    """
+    index = where.flatten().nonzero().squeeze(1)  # [N]
+    picked = hidden.flatten(0, -2)[index]  # [N, D]
+    goal, guess = target.flatten()[index], where.flatten()[index]
+    wide = torch.promote_types(hidden.dtype, torch.float32)
+    learn = torch.is_grad_enabled()
+    learns = (
+        learn and hidden.requires_grad,
+        learn and (weight.requires_grad or bias is not None and bias.requires_grad),
+    )
+    with torch.autocast(hidden.device.type, enabled=False):
+        head = Head(softcap, temperature, chunk)
+        found = Logprob.apply(picked, weight.to(hidden.dtype), bias, goal, guess.to(wide), head, learns)
+    return torch.zeros(where.numel(), dtype=wide, device=hidden.device).index_copy(0, index, found).view(where.shape)
+
+
+@dataclass(frozen=True)
+class Head:
+    """How logits become log-probabilities, and how many positions at a time."""
+
+    softcap: float | None
+    temperature: float
+    chunk: int
+
+    def score(self, h: Tensor, weight: Tensor, bias: Tensor | None, goal: Tensor, slope: bool) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [N] of the goals, and their gradient for the logits [N, V] when ``slope``."""
+        logits = F.linear(h, weight, None if bias is None else bias.to(h.dtype))  # [N, V]
+        rows = CACHED if h.device.type == "cpu" else len(h)
+        parts = [self.part(x, y, slope) for x, y in zip(logits.split(rows), goal.split(rows), strict=True)]
+        return torch.cat(parts), logits
+
+    def part(self, logits: Tensor, goal: Tensor, slope: bool) -> Tensor:
+        """Log-probabilities of a few rows; their logits become ``d logprob / d logits`` in place."""
+        x = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        capped = None
+        if self.softcap is not None:
+            capped = torch.tanh(x / self.softcap)
+            x = capped * self.softcap
+        if self.temperature != 1.0:
+            x = x / self.temperature
+        total = x.logsumexp(-1, keepdim=True)
+        found = x.gather(1, goal[:, None]) - total
+        if slope:
+            g = torch.sub(x, total).exp_().neg_()  # [n, V]: onehot - p
+            g.scatter_add_(1, goal[:, None], torch.ones_like(found))
+            if capped is not None:
+                g *= 1 - capped * capped
+            if self.temperature != 1.0:
+                g /= self.temperature
+            logits.copy_(g)
+        return found.squeeze(1)
+
+
+class Logprob(torch.autograd.Function):
+    """log softmax(h W^T)[goal], whose gradient is ``(onehot - p) W`` for h and ``(onehot - p)^T h`` for W.
+
+    The first is a row of its own and scales by the upstream gradient exactly. The second sums over rows, so the
+    forward pass guesses the upstream gradient up to a constant; a wrong guess is noticed and costs a second pass.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        h: Tensor,
+        weight: Tensor,
+        bias: Tensor | None,
+        goal: Tensor,
+        guess: Tensor,
+        head: Head,
+        learns: tuple[bool, bool],
+    ) -> Tensor:
+        found = torch.zeros(len(h), dtype=guess.dtype, device=h.device)
+        dh = torch.empty_like(h) if learns[0] else None
+        sums = Sums(weight, bias, guess.dtype) if learns[1] else None
+        for a in range(0, len(h), head.chunk):
+            n = slice(a, a + head.chunk)
+            found[n], slope = head.score(h[n], weight, bias, goal[n], any(learns))
+            if dh is not None:
+                torch.mm(slope, weight, out=dh[n])
+            if sums is not None:
+                sums.add(slope, h[n], guess[n])
+        ctx.save_for_backward(h, weight, bias, goal, guess, dh, *(sums.tensors() if sums else (None, None)))
+        ctx.head, ctx.learns = head, learns
+        return found
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, up: Tensor) -> tuple[Tensor | None, ...]:
+        h, weight, bias, goal, guess, dh, dw, db = ctx.saved_tensors
+        if dh is not None:
+            dh = (dh * up[:, None]).to(h.dtype)  # scaled in fp32
+        if dw is not None:
+            ratio = constant(up, guess)
+            if ratio is None:
+                sums = Sums(weight, bias, guess.dtype)
+                for a in range(0, len(h), ctx.head.chunk):
+                    n = slice(a, a + ctx.head.chunk)
+                    sums.add(ctx.head.score(h[n], weight, bias, goal[n], True)[1], h[n], up[n])
+                dw, db = sums.tensors()
+                ratio = torch.ones_like(up[:1]).squeeze(0)
+            dw = torch.mul(dw, ratio, out=torch.empty_like(weight))
+            db = None if db is None else (db * ratio).to(bias.dtype)
+        return dh, dw, db, None, None, None, None
+
+
+class Sums:
+    """The gradient of weight [V, D] and bias [V], added up chunk by chunk in fp32."""
+
+    def __init__(self, weight: Tensor, bias: Tensor | None, wide: torch.dtype):
+        self.dw = torch.zeros(weight.shape, dtype=wide, device=weight.device)
+        self.db = None if bias is None else torch.zeros(bias.shape, dtype=wide, device=bias.device)
+
+    def add(self, slope: Tensor, h: Tensor, up: Tensor) -> None:
+        """slope [N, V], h [N, D] and the upstream gradient [N]."""
+        self.dw += slope.T @ (h * up[:, None]).to(h.dtype)
+        if self.db is not None:
+            self.db += up @ slope.to(up.dtype)
+
+    def tensors(self) -> tuple[Tensor, Tensor | None]:
+        """Both sums."""
+        return self.dw, self.db
+
+
+def constant(up: Tensor, guess: Tensor) -> Tensor | None:
+    """The constant c of ``up = c * guess``, None where there is none; a few rounding errors are no difference."""
+    if len(up) == 0:
+        return up.new_ones(())
+    at = guess.abs().argmax()
+    ratio = up[at] / guess[at]
+    expected = ratio * guess
+    close = (up - expected).abs() <= 4 * torch.finfo(up.dtype).eps * expected.abs()
+    return ratio if bool(close.all()) else None
