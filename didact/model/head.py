@@ -43,7 +43,7 @@ def logprob(
     learn = torch.is_grad_enabled()
     learns = (
         learn and hidden.requires_grad,
-        learn and (weight.requires_grad or bias is not None and bias.requires_grad),
+        learn and (weight.requires_grad or (bias is not None and bias.requires_grad)),
     )
     with torch.autocast(hidden.device.type, enabled=False):
         head = Head(softcap, temperature, chunk)
@@ -106,6 +106,7 @@ class Logprob(torch.autograd.Function):
         head: Head,
         learns: tuple[bool, bool],
     ) -> Tensor:
+        """h [N, D], weight [V, D], bias [V], goal and guess [N] -> [N]; ``learns``: which of h and W are trained."""
         found = torch.zeros(len(h), dtype=guess.dtype, device=h.device)
         dh = torch.empty_like(h) if learns[0] else None
         sums = Sums(weight, bias, guess.dtype) if learns[1] else None
@@ -122,7 +123,9 @@ class Logprob(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, up: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+        """The stored gradients scaled by the upstream one [N]."""
+        (up,) = upstream
         h, weight, bias, goal, guess, dh, dw, db = ctx.saved_tensors
         if dh is not None:
             dh = (dh * up[:, None]).to(h.dtype)  # scaled in fp32

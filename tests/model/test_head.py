@@ -113,7 +113,7 @@ def test_frozen_head_makes_no_weight_gradient(monkeypatch):
 
 
 def test_frozen_hidden_still_trains_the_weight():
-    hidden, weight, bias, target, where = problem()
+    hidden, weight, _, target, where = problem()
     (dw,) = gradients(logprob(hidden.detach(), weight, None, target, where).sum(), weight)
     torch.testing.assert_close(dw, gradients(plain(hidden, weight, None, target, where).sum(), weight)[0])
 

@@ -1,0 +1,58 @@
+"""Who sees whom, and what each device derives from it once a forward instead of once a layer.
+
+``q sees k  iff  doc[q] == doc[k] and k <= reach[q] and |q - k| < window``
+
+``reach = q`` is causal, the document's last token is bidirectional, the prompt's last token is prefix-LM.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor
+
+Derived = TypeVar("Derived")
+
+
+class Sight:
+    """What every token of a batch may see.
+
+    ``doc`` int [B, T] is the document of a token, -1 for padding; ``reach`` int64 [B, T] is the index in the row of
+    the last token this one may see. A document is one unbroken run of its row, and a token sees at least one token of
+    it. What padding computes is finite and reaches nobody; otherwise it means nothing.
+    """
+
+    def __init__(self, doc: Tensor, reach: Tensor):
+        self.doc: Tensor | None = doc
+        self.reach = reach
+        self._derived: dict[tuple[Any, ...], Any] = {}
+
+    @classmethod
+    def decode(cls, reach: Tensor) -> Sight:
+        """The sight of new tokens on a cache of S slots: a query sees slot k iff ``k <= reach[q]``.
+
+        ``reach`` int64 [B, Q]; each row of the batch is one document that starts at slot 0, so rows may hold any
+        number of tokens. A sliding window counts slots back from ``reach``: a decoded token stands at its own reach.
+        """
+        sight = cls(reach, reach)
+        sight.doc = None
+        return sight
+
+    def derive(self, make: Callable[..., Derived], *key: Any) -> Derived:
+        """``make(self, *key)``, made once."""
+        known = (make, *key)
+        if known not in self._derived:
+            self._derived[known] = make(self, *key)
+        return self._derived[known]
+
+
+def allowed(sight: Sight, keys: int, window: int | None) -> Tensor:
+    """The dense mask, bool [B, Q, keys], true where the query sees the key: the definition, and the oracle of tests."""
+    k = torch.arange(keys, device=sight.reach.device)
+    sees = k <= sight.reach[..., None]  # [B, Q, S]
+    if sight.doc is None:
+        return sees if window is None else sees & (sight.reach[..., None] - k < window)
+    sees = sees & (sight.doc[:, :, None] == sight.doc[:, None, :])
+    return sees if window is None else sees & ((k[:, None] - k).abs() < window)
