@@ -1,0 +1,56 @@
+"""The readable text of a web page."""
+
+from __future__ import annotations
+
+import re
+
+from selectolax.lexbor import LexborHTMLParser, LexborNode
+
+UNREAD = {"head", "script", "style", "noscript", "template", "iframe", "object", "svg", "canvas", "select", "textarea"}
+PARAGRAPHS = {"p", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "blockquote", "ul", "ol", "dl", "table", "section"}
+PARAGRAPHS |= {"article", "header", "footer", "main", "nav", "aside", "figure", "hr", "form", "details"}
+LINES = PARAGRAPHS | {"div", "li", "dt", "dd", "tr", "br", "caption", "figcaption", "summary", "address", "legend"}
+CELLS = {"td", "th"}
+
+
+class _Page:
+    """Lines of text; an empty one stands between paragraphs."""
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+        self.words: list[str] = []
+
+    def edge(self, tag: str) -> None:
+        """Ends what the tag's start or end ends: a word, a line or a paragraph."""
+        if tag in CELLS:
+            self.words.append(" ")
+        if tag in LINES:
+            line = re.sub(r"\s+", " ", "".join(self.words)).strip()
+            self.words.clear()
+            self.lines += [line] if line else []
+        if tag in PARAGRAPHS and self.lines and self.lines[-1]:
+            self.lines.append("")
+
+
+def readable(html: str) -> str:
+    """Text as a reader sees it: a line a block, a blank line between paragraphs, ``pre`` kept as it is.
+
+    Scripts, styles, comments, form fields and the head are left out. Empty where nothing is readable.
+    """
+    page, body = _Page(), LexborHTMLParser(html).body
+    rest: list[LexborNode | str] = [] if body is None else [body]
+    while rest:  # a stack and not recursion: pages nest as deep as they like
+        node = rest.pop()
+        if isinstance(node, str):
+            page.edge(node)
+        elif node.tag == "-text":
+            page.words.append(node.text(deep=False))
+        elif node.tag not in UNREAD and not node.is_comment_node:
+            tag = node.tag or ""
+            page.edge(tag)
+            if tag == "pre":
+                page.lines += [node.text().strip("\n")]
+            rest.append(tag)
+            rest.extend([] if tag == "pre" else reversed(list(node.iter(include_text=True))))
+    page.edge("p")
+    return "\n".join(page.lines).strip("\n")
