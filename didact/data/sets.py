@@ -1,0 +1,37 @@
+"""From what a recipe names to tokenized sources: the one way into training, evaluation and the X-ray."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from didact.data.corpus import Corpus, corpus_key, encode
+from didact.data.settings import Data
+from didact.data.source import examples, fingerprint
+from didact.text.render import Renderer
+
+
+def tokenized(data: Data, outputs: Mapping[str, Path], seed: int, renderer: Renderer, cache: Path) -> list[Corpus]:
+    """One corpus a source, from the cache where the same content was tokenized the same way before."""
+    corpora = []
+    for source, found in zip(data.sources, examples(data, outputs, seed), strict=True):
+        alone = Data(sources=(source,))
+        key = corpus_key(f"{fingerprint(alone, outputs)} {seed if source.sample else 0}", renderer.key)
+        corpora.append(encode(found, renderer, cache, key, source.weight))
+    return corpora
+
+
+def subset(corpus: Corpus, limit: int, seed: int) -> Corpus:
+    """At most ``limit`` examples of a corpus, chosen by the seed, in their order."""
+    if len(corpus) <= limit:
+        return corpus
+    chosen = np.sort(np.random.default_rng(seed).permutation(len(corpus))[:limit])
+    spans = [slice(corpus.bound[i], corpus.bound[i + 1]) for i in chosen]
+    return replace(
+        corpus,
+        token=np.concatenate([corpus.token[span] for span in spans]),
+        trained=np.concatenate([corpus.trained[span] for span in spans]),
+        bound=np.concatenate([[0], np.cumsum([span.stop - span.start for span in spans])]),
+        text_bytes=corpus.text_bytes[chosen],
+    )

@@ -1,0 +1,109 @@
+"""A recipe, stage by stage: what is finished is skipped, what changed and all that follows runs again."""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from didact.data.fetch import ASSETS, cache_dir, fetch
+from didact.data.source import fingerprint
+from didact.engine.mesh import Mesh
+from didact.model.load import resolve
+from didact.model.settings import Scratch
+from didact.recipe.schema import Corpus, Evaluate, Finetune, Pretrain, Recipe, Stage, Tokenizer, stage_digest
+from didact.run import stages
+from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
+from didact.run.stages import Ground
+
+
+@dataclass(frozen=True)
+class Finished:
+    """One stage of a finished run."""
+
+    stage: Stage
+    folder: StageFolder
+    artifact: Artifact
+    skipped: bool
+
+
+@dataclass
+class Life:
+    """A recipe under way in its run folder."""
+
+    recipe: Recipe
+    folder: Path
+    mesh: Mesh
+    say: Callable[[str], None]
+    cache: Path = field(default_factory=cache_dir)
+    model: Path | None = None
+    tokenizer: Path | None = None
+    base: Path | None = None
+    parent: str = ""
+    outputs: dict[str, Path] = field(default_factory=dict)
+
+    def run(self) -> list[Finished]:
+        """Runs every stage that is not finished; returns all of them in order."""
+        self._start()
+        return [self._stage(number, stage) for number, stage in enumerate(self.recipe.stages)]
+
+    def _start(self) -> None:
+        if isinstance(self.recipe.base, Scratch):
+            self.parent = identity("scratch", self.recipe.base.model_dump_json())
+            return
+        if not self.mesh.main:
+            self.mesh.barrier()
+        self.base = self.model = find_model(self.recipe.base, self.cache, self.say)
+        if self.mesh.main:
+            self.mesh.barrier()
+        self.parent = identity("base", content(self.model))
+
+    def _stage(self, number: int, stage: Stage) -> Finished:
+        inputs = [fingerprint(data, self.outputs) for data in stage.inputs()]
+        name = identity(stage_digest(stage), self.parent, *inputs)
+        folder = stage_folder(self.folder, number, stage.name, name)
+        artifact = folder.finished()
+        skipped = artifact is not None
+        if artifact is None:
+            folder.path.mkdir(parents=True, exist_ok=True)
+            artifact = DO[type(stage)](stage, self._ground(), folder)
+            if self.mesh.main:
+                folder.finish(artifact)
+            self.mesh.barrier()
+        else:
+            self.say(f"{stage.name}: finished before, skipped")
+        self._adopt(stage, artifact, name)
+        return Finished(stage, folder, artifact, skipped)
+
+    def _ground(self) -> Ground:
+        scratch = self.recipe.base if isinstance(self.recipe.base, Scratch) else None
+        return Ground(
+            self.model, scratch, self.tokenizer, self.base, dict(self.outputs), self.cache, self.mesh, self.say
+        )
+
+    def _adopt(self, stage: Stage, artifact: Artifact, name: str) -> None:
+        self.outputs |= {f"{stage.name}/{output}": path for output, path in artifact.outputs.items()}
+        if artifact.model:
+            self.model, self.tokenizer, self.parent = artifact.model, None, name
+            if self.mesh.main:
+                replace(self.folder / "model.path", str(artifact.model.relative_to(self.folder)) + "\n")
+        if artifact.tokenizer:
+            self.tokenizer, self.parent = artifact.tokenizer, name
+
+
+DO: dict[type[Stage], Callable[..., Artifact]] = {
+    Corpus: stages.corpus,
+    Tokenizer: stages.tokenizer,
+    Pretrain: stages.learn,
+    Finetune: stages.learn,
+    Evaluate: stages.evaluate_stage,
+}
+
+
+def find_model(name: str, cache: Path, say: Callable[[str], None]) -> Path:
+    """The checkpoint folder behind an asset's name, a run folder, a folder, a hub id or a .gguf file."""
+    if name in ASSETS:
+        return resolve(fetch(name, cache, say))
+    pointer = Path(name) / "model.path"
+    if pointer.is_file():
+        return Path(name) / pointer.read_text().strip()
+    return resolve(name)
+

@@ -1,0 +1,230 @@
+"""What each stage does: its specification in, an artifact out. One function a kind."""
+
+import shutil
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from didact.data.pieces import Counts, cut
+from didact.data.sets import subset, tokenized
+from didact.data.settings import Data
+from didact.data.stream import TokenStream
+from didact.engine.evaluate import Score, evaluate
+from didact.engine.mesh import Mesh
+from didact.engine.precision import pick_dtype
+from didact.engine.train import Loop, Source, length
+from didact.errors import UsageProblem
+from didact.model import attention
+from didact.model.load import load
+from didact.model.model import Model
+from didact.model.save import save_model
+from didact.model.scratch import build
+from didact.model.settings import Scratch
+from didact.model.tune import apply
+from didact.objective import resolve
+from didact.objective.tokens import Causal
+from didact.recipe.schema import Corpus, Evaluate, Learning, Tokenizer
+from didact.rollout.sampler import Sampler
+from didact.rollout.settings import Sampling
+from didact.run.folder import Artifact, StageFolder
+from didact.text import tokenizer as tokenizers
+from didact.text.render import Renderer
+
+
+@dataclass(frozen=True)
+class Ground:
+    """What a stage stands on: where the model is now, what earlier stages left, this process, and a voice."""
+
+    model: Path | None
+    scratch: Scratch | None
+    tokenizer: Path | None
+    base: Path | None
+    outputs: Mapping[str, Path]
+    cache: Path
+    mesh: Mesh
+    say: Callable[[str], None]
+
+    def renderer(self) -> Renderer:
+        """The renderer of the tokenizer in force."""
+        folder = self.tokenizer or self.model
+        if folder is None:
+            raise UsageProblem("a model from scratch needs a tokenizer", remedy="put a tokenizer stage before it")
+        return Renderer(tokenizers.load(folder))
+
+
+def corpus(stage: Corpus, ground: Ground, folder: StageFolder) -> Artifact:
+    """Builds a domain's files."""
+    from didact.data import domain
+
+    provenance: dict[str, Any] = {}
+    if ground.mesh.main:
+        provenance = domain.build(stage.domain, folder.path, stage.holdout, stage.seed, ground.say)
+    ground.mesh.barrier()
+    outputs = {name: folder.path / f"{name}.jsonl" for name in stage.outputs}
+    return Artifact(outputs={name: path for name, path in outputs.items() if path.exists()}, facts=provenance)
+
+
+def tokenizer(stage: Tokenizer, ground: Ground, folder: StageFolder) -> Artifact:
+    """Trains a tokenizer on the text of the data."""
+    from didact.data.corpus import trained_text
+    from didact.data.source import examples
+
+    where = folder.path / "tokenizer"
+    if ground.mesh.main:
+        sources = examples(stage.data, ground.outputs, stage.seed)
+        trained = tokenizers.train((trained_text(e) for found in sources for e in found), stage.vocab_size)
+        tokenizers.save(trained, where, 1 << 20)
+    ground.mesh.barrier()
+    return Artifact(tokenizer=where, facts={"vocab_size": stage.vocab_size})
+
+
+def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
+    """Trains the model on the stage's tasks and saves it as a standard checkpoint folder."""
+    began = time.monotonic()
+    renderer = ground.renderer()
+    model, tuned = _prepared(stage, ground, renderer)
+    sources, counts, steps = _sources(stage, ground, renderer)
+    heldout = _parts(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
+    before = evaluate(model, Causal(), heldout, stage.context, ground.mesh) if heldout else None
+    loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, ground.say, stage.name)
+    done = loop.run()
+    after = evaluate(model, Causal(), heldout, stage.context, ground.mesh) if heldout else None
+    if ground.mesh.main:
+        save_model(model.net, renderer.tokenizer, folder.model, stops=renderer.stops)
+        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)  # the model stands; nothing resumes from these
+    ground.mesh.barrier()
+    facts = {
+        "steps": done.steps,
+        "tokens": done.tokens,
+        "seconds": done.reading.seconds,
+        "wall_seconds": time.monotonic() - began,
+        "tokens_per_second": done.reading.tokens_per_second,
+        "energy_wh": done.reading.energy_wh,
+        "energy_source": done.reading.energy_source,
+        "memory": done.reading.memory,
+        "loss": done.loss,
+        "counts": counts.numbers(),
+        "trainable": tuned,
+        "processes": ground.mesh.size,
+        "heldout": _before_after(before, after),
+    }
+    return Artifact(model=folder.model, facts=facts)
+
+
+def evaluate_stage(stage: Evaluate, ground: Ground, folder: StageFolder) -> Artifact:
+    """Bits per byte of each set and answers to the samples, beside the base's."""
+    renderer = ground.renderer()
+    sets = {
+        name: _parts(data, ground, renderer, stage.seed, stage.context, stage.limit)[0]
+        for name, data in stage.data.items()
+    }
+    assert ground.model is not None
+    ground.say(f"measuring {', '.join(sets) or 'answers'} after")
+    after, said_after = _measure(stage, ground.model, sets, ground, renderer)
+    before, said_before = {}, []
+    if stage.against == "base" and ground.base is not None:
+        ground.say(f"measuring {', '.join(sets) or 'answers'} before")
+        before, said_before = _measure(stage, ground.base, sets, ground, renderer)
+    facts = {
+        "evaluations": {name: _before_after(before.get(name), score) for name, score in after.items()},
+        "samples": [
+            {"prompt": prompt, "before": said_before[i] if said_before else None, "after": said_after[i]}
+            for i, prompt in enumerate(stage.samples)
+        ],
+    }
+    facts["breaches"] = [
+        f"{name}: {after[name].bits_per_byte:.4f} bits per byte, the gate allows {ceiling}"
+        for name, ceiling in stage.gate.items()
+        if after[name].bits_per_byte > ceiling
+    ]
+    return Artifact(facts=facts)
+
+
+def _prepared(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[Model, dict[str, Any]]:
+    """The model in its training type, tuned, sharded, in training mode."""
+    attention.register()
+    mesh = ground.mesh
+    dtype = pick_dtype(stage.precision, mesh.device)
+    stored = dtype if mesh.size == 1 else torch.float32  # FSDP2 keeps fp32 shards and gathers them in dtype
+    if ground.model is not None:
+        net = load(ground.model, stored)
+    else:
+        assert ground.scratch is not None
+        net = build(ground.scratch, renderer.tokenizer, stage.context, stage.seed).to(stored)
+    tuned = apply(net, stage.tune, renderer.tokenizer, stage.seed)
+    net.to(mesh.device)
+    if stage.activation_checkpointing:
+        net.gradient_checkpointing_enable({"use_reentrant": False})
+    model = Model(net)
+    model.check()
+    model.train()
+    mesh.shard(model, model.layers, dtype)
+    ground.say(f"{stage.name}: {tuned.count:,} of {tuned.total:,} parameters train, {str(dtype).split('.')[1]}")
+    return model, {"count": tuned.count, "total": tuned.total}
+
+
+def _sources(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[list[Source], Counts, int]:
+    """The tasks' streams; the stage is as long as its first task's data says."""
+    sources, all_counts, steps = [], [], 0
+    for task in stage.task_list:
+        parts, counts = _parts(task.data, ground, renderer, stage.seed, stage.context, overlong=stage.overlong)
+        stream = TokenStream(
+            parts,
+            stage.context,
+            stage.batch_size,
+            stage.seed,
+            pack=stage.pack,
+            shuffle=stage.shuffle,
+            rank=ground.mesh.rank,
+            world=ground.mesh.size,
+        )
+        for line in counts.lines():
+            ground.say(f"{stage.name}: {line}")
+        steps = steps or length(stage, stream)
+        sources.append(Source(task.name, resolve(task.objective.name, task.objective.options), stream, task.weight))
+        all_counts.append(counts)
+    return sources, Counts(*(sum(values) for values in zip(*(c.numbers().values() for c in all_counts), strict=True))), steps
+
+
+def _parts(
+    data: Data,
+    ground: Ground,
+    renderer: Renderer,
+    seed: int,
+    context: int,
+    limit: int | None = None,
+    overlong: str = "window",
+) -> tuple[list[Any], Counts]:
+    if not ground.mesh.main:
+        ground.mesh.barrier()  # the first process fills the cache
+    corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens")
+    if ground.mesh.main:
+        ground.mesh.barrier()
+    if limit:
+        corpora = [subset(c, limit, seed) for c in corpora]
+    return cut(corpora, context, overlong)
+
+
+def _measure(
+    stage: Evaluate, where: Path, sets: Mapping[str, Any], ground: Ground, renderer: Renderer
+) -> tuple[dict[str, Score], list[str]]:
+    attention.register()
+    net = load(where, pick_dtype("auto", ground.mesh.device)).to(ground.mesh.device)
+    model = Model(net)
+    model.check()
+    scores = {name: evaluate(model, Causal(), parts, stage.context, ground.mesh) for name, parts in sets.items()}
+    prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in stage.samples]
+    greedy = Sampling(temperature=0, max_new_tokens=stage.max_new_tokens)
+    answers = Sampler(model, renderer.decode, renderer.stops).generate(prompts, greedy)
+    return scores, [answer.text for answer in answers]
+
+
+def _before_after(before: Score | None, after: Score | None) -> dict[str, float] | None:
+    if after is None:
+        return None
+    numbers = {"after": after.bits_per_byte, "tokens": after.tokens, "bytes": after.text_bytes}
+    return numbers if before is None else {"before": before.bits_per_byte, **numbers}
