@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import math
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +57,8 @@ class Metrics:
 
     def close(self) -> None:
         """Waits until the lines are on disk and gives the file back."""
-        os.fsync(self._file)
+        if stat.S_ISREG(os.fstat(self._file).st_mode):  # the null device, of processes that keep no record, is none
+            os.fsync(self._file)
         os.close(self._file)
 
     def __enter__(self) -> Metrics:

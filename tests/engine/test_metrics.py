@@ -7,6 +7,7 @@ import resource
 import signal
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -98,6 +99,12 @@ def test_a_full_disk_is_a_resource_problem_and_tears_nothing(tmp_path, monkeypat
     with pytest.raises(ResourceProblem, match="free some disk space"):
         log.write(2)
     assert log.path.read_bytes() == b'{"step":1}\n'
+
+
+def test_the_null_device_takes_the_metrics_of_other_processes():
+    with Metrics(Path(os.devnull)) as log:
+        log.write(1, loss=0.0)
+    assert read(Path(os.devnull)) == []
 
 
 WRITER = """
