@@ -47,7 +47,6 @@ class Place:
     tokens: int = 0
     trained: int = 0
     cursors: dict[str, int] = field(default_factory=dict)
-    rolled_back: bool = False
 
 
 @dataclass(frozen=True)
@@ -139,13 +138,15 @@ class Loop:
         """Clips, asks the watch, updates. Returns (gradient norm, learning-rate scale, was it rolled back)."""
         norm = float(self.optimizer.clip(self.settings.grad_clip))
         rate = scale(self.place.step, self.steps, self.settings)
-        verdict, lines = self.watch.check(self.place.step, loss, norm, step.rows)
+        verdict, lines = self.watch.check(
+            self.place.step + 1, loss, norm, step.rows, rate * self.settings.learning_rate
+        )
         for line in lines:
             self.say(line)
         self.place.cursors = step.cursors
-        if verdict is Verdict.ROLLBACK and not self.place.rolled_back and self._roll_back(step):
+        if verdict is Verdict.ROLLBACK and self._roll_back(step):
             return norm, rate, True
-        if verdict in (Verdict.ROLLBACK, Verdict.STOP):
+        if verdict in (Verdict.ROLLBACK, Verdict.STOP):  # nothing to go back to, or a second time
             raise Diverged(
                 f"training diverged at step {self.place.step + 1} (rows {', '.join(map(str, step.rows))})",
                 remedy="lower learning_rate, or look at these rows with `didact inspect`",
@@ -164,7 +165,7 @@ class Loop:
         if newest is None:
             return False
         self._load(newest)
-        self.place.cursors, self.place.rolled_back = step.cursors, True
+        self.place.cursors = step.cursors
         self.optimizer.zero()
         self.say(f"went back to step {self.place.step} and on with the data after the broken rows")
         return True
@@ -198,7 +199,6 @@ class Loop:
             "tokens": self.place.tokens,
             "trained": self.place.trained,
             "cursors": self.place.cursors,
-            "rolled_back": self.place.rolled_back,
             "watch": self.watch.state(),
             "meter": self.meter.state(),
             "threads": torch.get_num_threads(),
@@ -216,9 +216,7 @@ class Loop:
     def _load(self, path: Path) -> None:
         state = checkpoint.load(path, self.optimizer.tensors())
         self.optimizer.publish()
-        self.place = Place(
-            state["step"], state["tokens"], state["trained"], dict(state["cursors"]), state["rolled_back"]
-        )
+        self.place = Place(state["step"], state["tokens"], state["trained"], dict(state["cursors"]))
         self.watch.restore(state["watch"])
         self.meter.restore(state["meter"])
         if state["processes"] == self.mesh.size:

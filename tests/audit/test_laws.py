@@ -1,0 +1,66 @@
+"""Laws 1, 2, 3, 5 and 8 on every objective: a new one joins by one line in OBJECTIVES."""
+
+import pytest
+import torch
+from tests.toy import toy_model, toy_stream
+
+from didact.audit import laws
+from didact.objective.tokens import Causal, Prefix
+from didact.rng import Rng
+from didact.rollout.sampler import Sampler
+from didact.rollout.settings import Sampling
+
+OBJECTIVES = [Causal(), Prefix()]
+each = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
+
+
+def batch(pack=True):
+    return next(toy_stream(batch_size=4, pack=pack).start(0))[0]
+
+
+@each
+def test_gradient_does_not_depend_on_micro_batches(objective):
+    assert laws.micro_batches(toy_model(), objective, batch()) < 1e-6
+
+
+@each
+def test_packed_equals_unpacked(objective):
+    packed = batch()
+    assert (packed.doc.max(1).values > 0).any(), "nothing was packed"
+    assert laws.packing(toy_model(), objective, packed, laws.unpacked(packed)) < 1e-6
+
+
+@each
+def test_weight_zero_changes_nothing(objective):
+    assert laws.weight_zero(toy_model(), objective, batch(pack=False)) < 1e-6
+
+
+@each
+def test_the_laws_can_fail(objective):
+    model, packed = toy_model(), batch()
+    shifted = laws.unpacked(packed)
+    shifted["token"][0, 0] += 1
+    assert laws.packing(model, objective, packed, shifted) > 1e-4
+
+
+@each
+def test_overfits_fifty_examples(objective):
+    model = toy_model(hidden_size=64, intermediate_size=128)
+    stream = toy_stream(context=128, batch_size=64, documents=50, longest=12)
+    assert len(stream.epoch(0)) < 64
+    ready = objective.prepare(model, next(stream.start(0))[0], Rng(0, 0))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    for _ in range(150):
+        loss = (objective.loss(model, ready)["token"] * ready.weight["token"]).sum() / ready.weight["token"].sum()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.1
+
+
+def test_sampled_as_trained():
+    model = toy_model()
+    prompts = [[5, 6, 7], [8] * 20, [9, 10]]
+    outs = Sampler(model, str, [1], slots=2).generate(prompts, Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0))
+    for prompt, out in zip(prompts, outs, strict=True):
+        assert laws.sampled_as_trained(model, out.tokens, out.logprobs, prompt) < 1e-5

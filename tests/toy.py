@@ -1,0 +1,56 @@
+"""Tiny models and data for tests: made in memory, in milliseconds."""
+
+import numpy as np
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig
+
+from didact.data.corpus import Corpus
+from didact.data.pieces import Pieces, cut
+from didact.data.stream import TokenStream
+from didact.model import attention
+from didact.model.model import Model
+
+VOCABULARY = 61
+
+
+def toy_model(seed: int = 0, dtype: torch.dtype = torch.float32, **fields) -> Model:
+    attention.register()
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        **{
+            "vocab_size": VOCABULARY,
+            "hidden_size": 32,
+            "intermediate_size": 64,
+            "num_hidden_layers": 2,
+            "num_attention_heads": 4,
+            "num_key_value_heads": 2,
+            "max_position_embeddings": 256,
+            "tie_word_embeddings": True,
+            "initializer_range": 0.2,
+            "bos_token_id": 0,
+            "eos_token_id": 1,
+            "pad_token_id": 0,
+            **fields,
+        }
+    )
+    return Model(AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="reach"))
+
+
+def toy_corpus(documents: int = 40, seed: int = 0, longest: int = 30, prompt: int = 3, weight: float = 1.0) -> Corpus:
+    """Random documents; the first ``prompt`` tokens of each are read, the rest trained."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(prompt + 2, longest + 1, documents)
+    bound = np.concatenate([[0], np.cumsum(lengths)])
+    trained = np.ones(bound[-1], np.bool_)
+    for start in bound[:-1]:
+        trained[start : start + prompt] = False
+    token = rng.integers(2, VOCABULARY, bound[-1]).astype(np.int32)
+    return Corpus(token, trained, bound, lengths * 3, weight)
+
+
+def toy_parts(context: int = 32, **corpus) -> list[Pieces]:
+    return cut([toy_corpus(**corpus)], context, "window")[0]
+
+
+def toy_stream(context: int = 32, batch_size: int = 4, seed: int = 0, pack: bool = True, **corpus) -> TokenStream:
+    return TokenStream(toy_parts(context, **corpus), context, batch_size, seed, pack=pack)
