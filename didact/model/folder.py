@@ -35,6 +35,7 @@ def write_folder(folder: Path) -> Iterator[Path]:
             if old.exists():
                 old.rename(folder)
             raise
+        shutil.rmtree(old, ignore_errors=True)
     except OSError as error:
         remedy = "free some space, or choose a folder that can be written"
         raise ResourceProblem(
@@ -42,7 +43,6 @@ def write_folder(folder: Path) -> Iterator[Path]:
         ) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
 
 
 def _flush(folder: Path) -> None:
