@@ -1,0 +1,1 @@
+"""Recipes: YAML to typed stages and back."""

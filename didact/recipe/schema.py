@@ -1,0 +1,316 @@
+"""The stages of a model's life, as frozen typed values; YAML and Python give the same ones.
+
+In YAML a stage is a mapping of one key, its kind: ``pretrain: {data: docs/}``. In Python it is an
+instance: ``Pretrain(data="docs/")``. Reading a recipe imports neither torch nor transformers.
+"""
+
+import hashlib
+import json
+import re
+from collections.abc import Sequence
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import (
+    AfterValidator,
+    Discriminator,
+    Field,
+    JsonValue,
+    Tag,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
+from pydantic_core import PydanticCustomError
+
+from didact.data.settings import Data
+from didact.engine.settings import Training
+from didact.model.settings import Scratch
+from didact.settings import Settings
+
+RESERVED = ("name", "base", "seed", "device", "stages")
+"""What an override may start with besides a stage's name."""
+
+
+def misplaced(what: str, *at: str | int) -> PydanticCustomError:
+    """A mistake found while looking at a whole, and where in it the user wrote the part to mend."""
+    return PydanticCustomError("recipe", "{what}", {"what": what, "at": list(at)})
+
+
+def _name(text: str) -> str:
+    """Names become folders and ``stage/output`` references, on every system."""
+    if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}", text) or text.endswith("."):
+        raise ValueError(f"a name is up to 64 letters, digits, '.', '_' and '-', got {text[:80]!r}")
+    return text
+
+
+def _objective(text: str) -> str:
+    """Ours are plain words; a user's own is an import path."""
+    if not re.fullmatch(r"[A-Za-z_][\w.]*(:[A-Za-z_]\w*)?", text):
+        raise ValueError(f"an objective is a name or an import path such as my_module:MyObjective, got {text[:80]!r}")
+    return text
+
+
+Name = Annotated[str, AfterValidator(_name)]
+Ceiling = Annotated[float, Field(strict=True, gt=0)]
+
+
+class ObjectiveSpec(Settings):
+    """Which objective, and its fields; ``causal`` and ``{causal: {...}}`` are accepted in its place.
+
+    ``didact.objective.resolve(name, options)`` makes it an object; reading a recipe does not.
+    """
+
+    name: Annotated[str, AfterValidator(_objective)]
+    options: dict[str, JsonValue] = Field(default_factory=dict)
+
+    @model_validator(mode="before")
+    @classmethod
+    def short_form(cls, value: Any) -> Any:
+        """Accepts a name, an import path, and a mapping of one such key to the objective's fields."""
+        if isinstance(value, str):
+            return {"name": value}
+        if isinstance(value, dict) and len(value) == 1 and "name" not in value:
+            name, options = next(iter(value.items()))
+            return {"name": name, "options": {} if options is None else options}
+        return value
+
+
+class TaskSpec(Settings):
+    """One part of a mixture: data, objective and how much its loss counts."""
+
+    data: Data
+    objective: ObjectiveSpec
+    name: Name = Field(default_factory=lambda given: given["objective"].name.rpartition(":")[2])
+    weight: float = Field(default=1.0, gt=0)
+
+
+class Stage(Settings):
+    """What every stage has: a name (its kind unless given) and a seed (the recipe's unless given)."""
+
+    kind: ClassVar[str]
+    incidental: ClassVar[frozenset[str]] = frozenset({"name"})
+    name: Annotated[str, AfterValidator(lambda text: text and _name(text))] = ""
+    seed: int = Field(default=0, ge=0, description="the recipe's unless given")
+
+    @model_validator(mode="before")
+    @classmethod
+    def one_key(cls, value: Any) -> Any:
+        """Accepts ``{kind: {...}}``, the form of a recipe, and ``{kind: null}`` for all defaults."""
+        if isinstance(value, dict) and list(value) == [cls.kind]:
+            return {} if value[cls.kind] is None else value[cls.kind]
+        return value
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The data a later stage may name as ``stage/output``."""
+        return ()
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said."""
+        return {}
+
+
+class Corpus(Stage):
+    """Makes documents and questions of a built-in domain, a share of both held out for evaluation."""
+
+    kind = "corpus"
+    domain: str = Field(min_length=1)
+    holdout: float = Field(default=0.1, ge=0, lt=1, description="share of documents never trained on")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Documents, questions, and what is held out of each."""
+        held = ("documents.heldout", "questions.heldout") if self.holdout else ()
+        return ("documents", "questions", *held)
+
+
+class Tokenizer(Stage):
+    """Trains a tokenizer of ``vocab_size`` entries on the text of ``data``."""
+
+    kind = "tokenizer"
+    data: Data
+    vocab_size: int = Field(default=8192, ge=257)
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said."""
+        return {("data",): self.data}
+
+
+class Taught(Stage):
+    """What is learned from what: ``data`` and one ``objective``, or a mixture of ``tasks``."""
+
+    data: Data | None = None
+    tasks: tuple[TaskSpec, ...] = ()
+    objective: ObjectiveSpec | None = None
+    heldout: Data | None = None
+
+    @model_validator(mode="after")
+    def one_way(self) -> "Taught":
+        """Says when neither or both ways of giving the data are used."""
+        if not self.tasks and self.data is None:
+            raise ValueError("missing key 'data' (or 'tasks' for a mixture)")
+        if self.tasks and (self.data or self.objective):
+            raise misplaced("give 'tasks' or 'data' and 'objective', not both", "tasks")
+        names = [task.name for task in self.tasks]
+        for i, name in enumerate(names):
+            if name in names[:i]:
+                raise misplaced(f"two tasks are named {name!r}; give one a 'name' of its own", "tasks", i)
+        return self
+
+    @property
+    def task_list(self) -> tuple[TaskSpec, ...]:
+        """The mixture; a mixture of one when ``data`` and ``objective`` are given."""
+        if self.data is None or self.objective is None:
+            return self.tasks
+        return (TaskSpec(data=self.data, objective=self.objective),)
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said."""
+        mixture: dict[tuple[str | int, ...], Data] = {("tasks", i, "data"): t.data for i, t in enumerate(self.tasks)}
+        single = {("data",): self.data, ("heldout",): self.heldout}
+        return mixture | {at: data for at, data in single.items() if data}
+
+
+def usual(name: str) -> Any:
+    """The objective of a stage that says none, unless it has tasks that each say their own."""
+    return Field(default_factory=lambda given: None if given["tasks"] else ObjectiveSpec(name=name))
+
+
+class Learning(Training, Taught):
+    """A stage of gradient descent."""
+
+    incidental = Stage.incidental | Training.incidental
+
+
+class Pretrain(Learning):
+    """Learns from documents: every token is trained, rows are filled to the brim."""
+
+    kind = "pretrain"
+    objective: ObjectiveSpec | None = usual("causal")
+
+
+class Finetune(Learning):
+    """Learns from conversations: one epoch unless a length is given, whole examples only.
+
+    The learning rate is 1e-5, or 2e-4 when a LoRA is trained: its B starts at zero and bears a larger step.
+    """
+
+    kind = "finetune"
+    objective: ObjectiveSpec | None = usual("sft")
+    overlong: Literal["drop", "window"] = "drop"
+    learning_rate: float = Field(default_factory=lambda given: 2e-4 if given["tune"].what == "lora" else 1e-5, gt=0)
+
+
+class Evaluate(Stage):
+    """Bits per byte of each set of ``data``, and what the model says to ``samples``.
+
+    ``gate`` holds the highest bits per byte allowed for a set; a breach ends the run with exit code 7.
+    """
+
+    kind = "evaluate"
+    data: dict[Name, Data] = Field(default_factory=dict)
+    against: Literal["base", "none"] = Field(default="base", description="what to compare with")
+    samples: tuple[str, ...] = ()
+    max_new_tokens: int = Field(default=96, gt=0)
+    gate: dict[str, Ceiling] = Field(default_factory=dict, description="highest bits per byte of a set")
+    context: int = Field(default=1024, ge=8, description="tokens in a row")
+    limit: int | None = Field(default=None, gt=0, description="examples of each set")
+
+    @model_validator(mode="after")
+    def gates_known(self) -> "Evaluate":
+        """A gate on a set that is not measured would never close."""
+        if not self.data and not self.samples:
+            raise ValueError("evaluate needs 'data' to measure or 'samples' to answer")
+        for name in self.gate:
+            if name not in self.data:
+                known = ", ".join(self.data) or "none"
+                raise misplaced(f"the gate {name!r} names no set of 'data'; the sets are: {known}", "gate", name)
+        return self
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said."""
+        return {("data", name): data for name, data in self.data.items()}
+
+
+KINDS: dict[str, type[Stage]] = {cls.kind: cls for cls in (Corpus, Tokenizer, Pretrain, Finetune, Evaluate)}
+
+
+def _kind(value: Any) -> str | None:
+    if isinstance(value, Stage):
+        return value.kind
+    return str(next(iter(value))) if isinstance(value, dict) and len(value) == 1 else None
+
+
+AnyStage = Annotated[
+    Annotated[Corpus, Tag("corpus")]
+    | Annotated[Tokenizer, Tag("tokenizer")]
+    | Annotated[Pretrain, Tag("pretrain")]
+    | Annotated[Finetune, Tag("finetune")]
+    | Annotated[Evaluate, Tag("evaluate")],
+    Discriminator(_kind),
+]
+Base = Annotated[
+    Annotated[str, Field(min_length=1), Tag("text")] | Annotated[Scratch, Tag("scratch")],
+    Discriminator(lambda value: "scratch" if isinstance(value, dict | Scratch) else "text"),
+]
+
+
+def stage_names(given: Sequence[tuple[str, str]]) -> list[str]:
+    """Names for stages of which each (kind, name) is known; an empty name becomes ``pretrain``, ``pretrain-2``, ..."""
+    taken = {name for _, name in given if name}
+    names = []
+    for kind, name in given:
+        tries = (kind if n == 1 else f"{kind}-{n}" for n in range(1, len(given) + len(taken) + 2))
+        names.append(name or next(t for t in tries if t not in taken))
+        taken.add(names[-1])
+    return names
+
+
+class Recipe(Settings):
+    """One life of a model: what it starts from and its stages, in order."""
+
+    name: Name
+    base: Base
+    seed: int = Field(default=0, ge=0)
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    stages: tuple[AnyStage, ...] = Field(min_length=1)
+
+    @field_validator("stages")
+    @classmethod
+    def settled(cls, stages: tuple[Stage, ...], info: ValidationInfo) -> tuple[Stage, ...]:
+        """Names every stage, hands down the seed, and checks what stages say of each other."""
+        names = stage_names([(stage.kind, stage.name) for stage in stages])
+        for i, (stage, name) in enumerate(zip(stages, names, strict=True)):
+            if name.casefold() in {other.casefold() for other in names[:i]}:
+                raise misplaced(f"two stages are named {name!r}; each needs a name of its own", i, stage.kind, "name")
+            if name in RESERVED:
+                raise misplaced(f"a stage may not be named {name!r}, a key of the recipe", i, stage.kind, "name")
+        seed = info.data.get("seed", 0)
+        settled = tuple(
+            stage.model_copy(update={"name": name, "seed": stage.seed if "seed" in stage.model_fields_set else seed})
+            for stage, name in zip(stages, names, strict=True)
+        )
+        for i, stage in enumerate(settled):
+            for at, path in [(at, source.path) for at, data in stage.inputs().items() for source in data.sources]:
+                _check_reference(path, settled, i, at)
+        return settled
+
+
+def _check_reference(path: str, stages: Sequence[Stage], i: int, key: tuple[str | int, ...]) -> None:
+    """``stage/output`` in stage ``i`` must name an earlier stage and something that it leaves."""
+    head, slash, output = path.partition("/")
+    at = (i, stages[i].kind, *key)
+    for j, stage in enumerate(stages):
+        if slash and stage.name == head:
+            if j >= i:
+                raise misplaced(f"{path!r} is left by a stage that has not run yet; move {head!r} before it", *at)
+            if output not in stage.outputs:
+                left = ", ".join(f"{head}/{name}" for name in stage.outputs) or f"no data; for a folder write ./{path}"
+                raise misplaced(f"{path!r} is nothing that stage {head!r} leaves; it leaves {left}", *at)
+
+
+def stage_digest(stage: Stage) -> str:
+    """SHA-256 of all that decides a stage's outcome: its kind and fields, but the name and the incidental ones."""
+    fields = stage.model_dump(mode="json", exclude=set(stage.incidental))
+    text = json.dumps({stage.kind: fields}, sort_keys=True, separators=(",", ":"), allow_nan=False)
+    return hashlib.sha256(text.encode()).hexdigest()
