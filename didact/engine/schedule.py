@@ -16,7 +16,7 @@ def scale(step: int, steps: int, settings: Training) -> float:
 
 def _wsd(done: float, decay: float) -> float:
     """Warmup-stable-decay with the 1 - sqrt tail of Hägele et al. 2024, arXiv:2405.18392, equation 1."""
-    return 1.0 if done < 1 - decay else 1 - math.sqrt((done - (1 - decay)) / decay)
+    return 1.0 if done < 1 - decay or decay == 0 else 1 - math.sqrt((done - (1 - decay)) / decay)
 
 
 _SHAPES = {
