@@ -191,7 +191,7 @@ def _refuse_misspelled(where: str, name: str, record: Mapping[str, Any], known: 
     """An optional field under a slightly wrong name would be lost without a word."""
     absent = set(known) - record.keys()
     for found in record.keys() - set(known) if absent else ():
-        if meant := nearest(found, absent, cutoff=0.9):
+        if meant := nearest(found, absent, cutoff=0.88):
             raise _problem(where, f"unknown field {name}{brief(found, 40)}", f"did you mean {meant!r}?")
 
 

@@ -162,8 +162,9 @@ def _missing(path: str, place: Path, outputs: Mapping[str, Path]) -> UsageProble
         place = place.parent
     beside = sorted(name for name in os.listdir(place.parent) if not name.startswith("."))
     meant = nearest(path, outputs)
-    if beside and not meant and (name := nearest(place.name, beside)):
-        meant = str(place.parent / name)
+    names = {name.partition(".")[0]: name for name in beside} | {name: name for name in beside}
+    if not meant and (name := nearest(place.name, names)):
+        meant = str(place.parent / names[name])
     remedy = f"did you mean {meant}?" if meant else f"{place.parent.absolute()} holds {listed(beside) or 'nothing'}"
     return UsageProblem("no such file, folder or output", where=path, remedy=remedy)
 
