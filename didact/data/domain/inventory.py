@@ -5,12 +5,12 @@ in a training process. It therefore imports nothing but the standard library it 
 """
 
 import contextlib
+import enum
 import importlib
 import inspect
 import io
 import json
 import pkgutil
-import re
 import sys
 import warnings
 from collections.abc import Iterator
@@ -39,8 +39,8 @@ posixpath ntpath genericpath posix nt nturl2path pyexpat sre_compile sre_constan
 opcode msilib winreg winsound msvcrt
 """
 SKIPPED = frozenset(NOT_DOCUMENTED.split())
+PLAIN = (type(None), bool, int, float)
 ALIASES = {"posixpath": "os.path", "ntpath": "os.path", "genericpath": "os.path"}
-ADDRESS = re.compile(r"<[^<>]*>")
 
 
 def module_names() -> list[str]:
@@ -100,19 +100,36 @@ def members(path: str, owner: type) -> Iterator[tuple[str, Any, Any]]:
         yield f"{path}.{name}", raw, bound
 
 
+class Something:
+    """A default value that is not worth showing, or must not be: a function at an address, this user's environment."""
+
+    def __repr__(self) -> str:
+        return "..."
+
+
+def shown(default: Any) -> Any:
+    """A default as the signature shows it: short literals as they are, anything else as ``...``."""
+    if default is inspect.Parameter.empty or type(default) in PLAIN:
+        return default
+    if type(default) in (str, bytes) and len(default) <= 40:
+        return Something() if any(path in str(default) for path in (sys.prefix, sys.base_prefix)) else default
+    if type(default) in (tuple, list) and len(default) <= 4:
+        return type(default)(map(shown, default))
+    return {} if default == {} and type(default) is dict else Something()
+
+
 def call(value: Any, bound: bool) -> str:
     """The call as a reader writes it, ``(a, *p)``: no annotations, no ``self``; empty where Python does not know."""
+    if inspect.isclass(value) and issubclass(value, enum.Enum):
+        return ""  # nobody calls the constructor that makes new enumerations
     try:
         signature = inspect.signature(value)
     except (ValueError, TypeError, AttributeError):  # the last: a default that names a constant not yet made
         return ""
-    kept = [p.replace(annotation=p.empty) for p in signature.parameters.values()]
+    kept = [p.replace(annotation=p.empty, default=shown(p.default)) for p in signature.parameters.values()]
     if bound and kept and kept[0].kind in (kept[0].POSITIONAL_ONLY, kept[0].POSITIONAL_OR_KEYWORD):
         kept = kept[1:]
-    text = str(signature.replace(parameters=kept, return_annotation=signature.empty))
-    for place in (sys.prefix, sys.base_prefix, sys.exec_prefix):
-        text = text.replace(place, "...")
-    return ADDRESS.sub("...", text)
+    return str(signature.replace(parameters=kept, return_annotation=signature.empty))
 
 
 def kind_of(raw: Any) -> str:

@@ -14,7 +14,7 @@ dequeue describe deserialize detect determine disable disassemble discard dispat
 duplicate edit emit enable encode end enqueue ensure enter escape establish estimate evaluate examine execute exit
 expand extend extract fail feed fetch fill filter find finish flash flush fold force fork format free freeze
 generate get give group guess handle hash identify implement import increment indent indicate initialize initiate
-insert inspect install instantiate interact interpret invert invoke isolate issue iterate join kill launch leave
+insert inspect install instantiate interact interpret invert invoke isolate issue iterate join keep kill launch leave
 list load lock log look lookup make manage map mark match merge modify move multiply negate normalize obtain open
 optimize override pack pad paint parse partition pause perform pickle place pop prepare print process produce prompt
 provide push put query queue quote raise read recalculate receive recognize reconfigure record reduce reformat

@@ -18,6 +18,7 @@ from didact.data.domain.writing import Line, held_out, publish
 from didact.errors import DataProblem
 
 PATIENCE = 300  # seconds for a listing that takes one
+NEEDED = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what an interpreter may need to start
 PINNED = "os.path.join"  # always trained, whatever the seed: the quickstart asks the raised model about it
 SHARED = 60  # characters from which a paragraph that two objects share ties them to one side of the split
 
@@ -63,9 +64,9 @@ def python_stdlib(folder: Path, holdout: float, seed: int) -> dict[str, Any]:
 
 
 def inventory() -> list[dict[str, str]]:
-    """The documented objects, listed by a child process without site packages and with a fixed order of sets."""
+    """The documented objects, listed by a child process without site packages or the user's environment."""
     listing = Path(__file__).with_name("inventory.py")
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    clean = {key: os.environ[key] for key in NEEDED if key in os.environ}
     command = [sys.executable, "-P", "-s", "-S", "-X", "utf8", str(listing)]
     try:
         done = subprocess.run(
@@ -186,7 +187,8 @@ def topic_pages(topics: Mapping[str, str], seed: int) -> Iterator[Page]:
         heading, _, text = body.partition("\n")
         title = quoted_as_code(heading.removeprefix("# ").lower()).replace("python", "Python")
         title = re.sub(r"^(?=[a-z ]+ (?:expression|model|syntax|precedence)$)", "the ", title)
-        answer = list(shortened("\n\n".join(islice(opening_prose(text), 2))))
+        said = shortened("\n\n".join(islice(opening_prose(text), 2)))
+        answer = [each for each in said if not each.startswith("The syntax ")]
         asked = (about_topic(title, answer, name, seed),) if len(" ".join(answer).split()) >= 12 else ()
         yield Page(name, body, {"text": f"{body}\n", "id": name}, asked)
 
