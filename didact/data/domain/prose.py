@@ -33,7 +33,7 @@ TO_THE_READER = frozenset(
 POOR = re.compile(
     r"Initialize self|See help\(type|Alias for field|Helper for pickle|Structure/Union|^Alias |An enumeration\.|"
     r"[Dd]eprecated|DEPRECATED|^\(?[Ii]nternal|^Not implemented|^Undocumented|^XXX|^TODO|^Stub|^Return self\W|^See |"
-    r"Same as |[Pp]rivate|^Just like|^Like |^Unused|^Obsolete|^Identical to|^Dummy|^Don't |^\w+: "
+    r"Same as |^Private\b|[Pp]rivate (?:API|method|helper|function)|^Just like|^Like |^Unused|^Obsolete|^Identical to|^Dummy|^Don't |^\w+: "
 )
 MARKUP = (
     (re.compile(r":\w+(?::\w+)?:`~?([^`<]+?)(?: <[^>]*>)?`"), r"`\1`"),

@@ -102,7 +102,7 @@ def explained(thing: Thing) -> str:
     article, _, noun = first.partition(" ")
     if does:
         opening = f"{name} {does}"
-    elif article in ("A", "An") and thing.kind != "module":
+    elif article in ("A", "An") and thing.kind not in ("module", "exception"):
         opening = f"{name} is {article.lower()} {noun}"
     elif article in ("The", "Number", "Base", "Class", "Decorator") and thing.kind != "module":
         opening = f"{name} is {'' if article == 'The' else article_of(article)}{article.lower()} {noun}"
