@@ -9,7 +9,7 @@ import pytest
 from didact.data import domain
 from didact.data.domain import stdlib
 from didact.data.domain.gutenberg import LARGEST, chunks, gutenberg
-from didact.data.domain.prose import predicate, sentences, split_call, thing
+from didact.data.domain.prose import markdown, predicate, sentences, split_call, thing
 from didact.data.domain.questions import questions
 from didact.data.domain.stdlib import PINNED, plain, split
 from didact.data.domain.writing import PROVENANCE, publish
@@ -185,6 +185,11 @@ def test_verb_phrases(sentence, said):
 
 def test_sentences_know_abbreviations():
     assert list(sentences("Use text, e.g. Unicode. Return it")) == ["Use text, e.g. Unicode.", "Return it."]
+
+
+def test_examples_are_fenced_and_left_alone():
+    body = markdown("Count ``a`` in :class:`m.Text`.\n\n    >>> f('``b``')\n    2\n\nMore *words*.")
+    assert body == "Count `a` in `m.Text`.\n\n```pycon\n>>> f('``b``')\n2\n```\n\nMore `words`."
 
 
 def test_answers_name_the_call_and_what_it_does():

@@ -33,7 +33,8 @@ TO_THE_READER = frozenset(
 POOR = re.compile(
     r"Initialize self|See help\(type|Alias for field|Helper for pickle|Structure/Union|^Alias |An enumeration\.|"
     r"[Dd]eprecated|DEPRECATED|^\(?[Ii]nternal|^Not implemented|^Undocumented|^XXX|^TODO|^Stub|^Return self\W|^See |"
-    r"Same as |^Private\b|[Pp]rivate (?:API|method|helper|function)|^Just like|^Like |^Unused|^Obsolete|^Identical to|^Dummy|^Don't |^\w+: "
+    r"Same as |^Private\b|[Pp]rivate (?:API|method|helper|function)|^Just like|^Like |^Unused|^Obsolete|^Identical to|"
+    r"^Dummy|^Don't |^\w+: "
 )
 MARKUP = (
     (re.compile(r":\w+(?::\w+)?:`~?([^`<]+?)(?: <[^>]*>)?`"), r"`\1`"),
@@ -73,7 +74,7 @@ def thing(entry: dict[str, str]) -> Thing | None:
     answer = tuple(shortened(body))
     if not body or not answer or POOR.search(" ".join(answer)) or POOR.search(body[:200]):
         return None
-    if len(" ".join(answer).split()) < 3 or answer[0].startswith(("+", "|", "<", "-", "#", "=", "[", "(")):
+    if len(" ".join(answer).split()) < 3 or answer[0].startswith(("+", "|", "<", "-", "#", "=", "[", "(", "```")):
         return None
     exception = entry["kind"] == "exception"
     call = f"{name}{signature}" if signature and not exception else ""
@@ -132,11 +133,16 @@ def markdown(doc: str) -> str:
         elif fenced and not line.strip():
             lines.append("```")
             fenced = False
-        lines.append(line.strip() if fenced else line.rstrip())
+        lines.append(line.strip() if fenced else marked(line.rstrip()))
     text = "\n".join([*lines, "```"] if fenced else lines)
-    for pattern, replacement in MARKUP:
-        text = pattern.sub(replacement, text)
     return re.sub(r"\n{3,}", "\n\n", text).strip()
+
+
+def marked(line: str) -> str:
+    """One line with its reST markup as Markdown code."""
+    for pattern, replacement in MARKUP:
+        line = pattern.sub(replacement, line)
+    return line
 
 
 def shortened(body: str) -> Iterator[str]:
