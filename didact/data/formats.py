@@ -60,8 +60,8 @@ Format = Callable[..., Example]  # (where, its fields by name) -> Example
 # --- the formats -------------------------------------------------------------------------------------------
 
 
-def text(where: str, text: Any) -> Example:
-    """Documents."""
+def text(where: str, text: Any, label: Any = None) -> Example:
+    """Documents; the ``label`` of a classified one is not read."""
     return Document(where, _filled(where, "text", text))
 
 
@@ -102,6 +102,8 @@ def alpaca(
 def completion(where: str, prompt: Any, completion: Any, tools: Any = None) -> Example:
     """A prompt and what follows it: both text, or both lists of messages, where only the completion's are learned."""
     if not (isinstance(prompt, list) and isinstance(completion, list)):
+        if tools:
+            raise _problem(where, "tools beside a prompt of text", "write prompt and completion as lists of messages")
         return Completion(where, _filled(where, "prompt", prompt), _filled(where, "completion", completion))
     read = [_message(where, f"prompt[{i}]", turn) for i, turn in enumerate(prompt)]
     read = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in read]
@@ -110,6 +112,9 @@ def completion(where: str, prompt: Any, completion: Any, tools: Any = None) -> E
 
 
 FORMATS: tuple[Format, ...] = (text, messages, sharegpt, alpaca, completion)
+
+# Fields that turn an example into something else: never passed over unless a format takes them.
+UNREAD = ("chosen", "rejected", "label", "kto_tag", "image", "images", "audio", "audios", "video", "videos")
 
 # --- which format a record is of ---------------------------------------------------------------------------
 
@@ -144,6 +149,7 @@ def detect(record: Mapping[str, Any], where: str = "") -> Format:
     if fitting:
         what = f"the record is {' and '.join(map(_name, fitting))} at once"
         raise _problem(where, what, "keep the fields of one of them")
+    _refuse_unread(where, record, ())
     understood = "; ".join(" + ".join(_fields(format)[0]) for format in FORMATS)
     what = f"fields {listed(record) or '(none)'} are of no known format"
     raise _problem(where, what, f"{_advice(record)}understood are {understood}")
@@ -168,6 +174,7 @@ def _fields(format: Format) -> tuple[tuple[str, ...], tuple[str, ...]]:
 
 def _build(format: Format, where: str, record: Mapping[str, Any]) -> Example:
     needed, extra = _fields(format)
+    _refuse_unread(where, record, needed + extra)
     _refuse_misspelled(where, "", record, extra)
     return format(where, **{name: record[name] for name in needed + extra if name in record})
 
@@ -187,6 +194,13 @@ def _advice(record: Mapping[str, Any]) -> str:
     return next((f"{field!r} needs {other!r} beside it; " for field, other in partly if other not in record), "")
 
 
+def _refuse_unread(where: str, record: Mapping[str, Any], known: Iterable[str]) -> None:
+    """A rejected answer or a turn about a picture is not an example to imitate, whatever else fits."""
+    if found := [name for name in UNREAD if name not in known and record.get(name) not in (None, [], "")]:
+        remedy = "ratings, preferences and media are not read here; leave out such records, or these fields of them"
+        raise _problem(where, f"the record also has {listed(found)}, which change what it means", remedy)
+
+
 def _refuse_misspelled(where: str, name: str, record: Mapping[str, Any], known: Iterable[str]) -> None:
     """An optional field under a slightly wrong name would be lost without a word."""
     absent = set(known) - record.keys()
@@ -199,6 +213,7 @@ def _refuse_misspelled(where: str, name: str, record: Mapping[str, Any], known: 
 
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", **{role: role for role in ROLES}}
 MESSAGE_EXTRAS = ("tool_calls", "tool_call_id", "weight", "name", "reasoning_content")
+OTHER_WEIGHTS = {"loss_weight", "train", "training", "train_detail", "masked"}  # what others call weight
 
 
 def _conversation(where: str, turns: list[Message], tools: Any) -> Conversation:
@@ -217,6 +232,8 @@ def _message(where: str, name: str, turn: Any) -> Message:
         )
     role, calls = _role(where, f"{name}.role", turn["role"], ROLES), turn.get("tool_calls")
     content = _content(where, f"{name}.content", turn.get("content", ""))
+    if other := sorted(OTHER_WEIGHTS & turn.keys()):
+        raise _problem(where, f"unknown field {name}.{other[0]}", "write weight: 0 (read) or 1 (learn)")
     checked = {**turn, "role": role, "content": content}
     if calls is not None:
         checked["tool_calls"] = _calls(where, f"{name}.tool_calls", calls)
@@ -230,16 +247,16 @@ def _message(where: str, name: str, turn: Any) -> Message:
 
 
 def _sharegpt_turn(where: str, name: str, turn: Any) -> Message:
-    turn = _object(where, name, turn)
+    turn = dict(_object(where, name, turn))
     if not {"from", "value"} <= turn.keys():
         raise _problem(where, f"{name} has {listed(turn) or 'no fields'}", "wanted from and value")
     if turn["from"] == "function_call":
         calls = _json(where, f"{name}.value", turn["value"])
         calls = calls if isinstance(calls, list) else [calls]
         return _message(where, name, {"role": "assistant", "content": "", "tool_calls": calls})
-    role = SHAREGPT_ROLES[_role(where, f"{name}.from", turn["from"], (*SHAREGPT_ROLES, "function_call"))]
-    content = _string(where, f"{name}.value", turn["value"])
-    return _message(where, name, {"role": role, "content": content})
+    role = SHAREGPT_ROLES[_role(where, f"{name}.from", turn.pop("from"), (*SHAREGPT_ROLES, "function_call"))]
+    content = _string(where, f"{name}.value", turn.pop("value"))
+    return _message(where, name, {**turn, "role": role, "content": content})
 
 
 def _role(where: str, name: str, role: Any, known: Iterable[str]) -> str:
@@ -261,6 +278,8 @@ def _content(where: str, name: str, content: Any) -> str:
                 where, f"{name}[{i}] is of type {brief(part['type'], 40)!r}", "only text parts are understood"
             )
         said = part if isinstance(part, str) else _object(where, f"{name}[{i}]", part).get("text")
+        if said is None:
+            raise _problem(where, f"{name}[{i}] has no text (it has {listed(part) or 'nothing'})")
         parts.append(_string(where, f"{name}[{i}].text", said))
     return "".join(parts)
 
