@@ -216,7 +216,7 @@ def _json(file: _File, data: bytes, line: int, offset: int) -> Any:
         raise DataProblem(
             f"invalid JSON at column {error.colno}: {brief(error.msg)}",
             where=file.at(line + error.lineno - 1),
-            remedy="write one JSON object a line" if file.path.suffix != ".json" else "",
+            remedy="write one JSON object a line" if _kind(file.path) != ".json" else "",
         ) from None
     # orjson keeps the last of two equal keys. Text that may end a key is at least as frequent as keys
     # are, so equal counts prove that none was lost; only where they differ is the slow parser asked.
