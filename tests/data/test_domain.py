@@ -73,13 +73,14 @@ def test_no_object_is_on_both_sides(built):
     assert not trained & kept_back
 
 
-def test_no_held_out_docstring_stands_in_a_training_document(built):
+def test_no_held_out_docstring_stands_in_a_training_document_or_answer(built):
     folder, _ = built
     apart = {each["id"] for each in lines(folder, "documents.heldout.jsonl")}
     trained = "\n".join(plain(each["text"]) for each in lines(folder, "documents.jsonl"))
     bodies = {each.id: each.body for each in stdlib.distinct(stdlib.inventory())} | stdlib.language_reference()
     assert apart <= set(bodies)
-    assert [name for name in apart if plain(bodies[name]) in trained] == []
+    answers = "\n".join(plain(each["messages"][1]["content"]) for each in lines(folder, "questions.jsonl"))
+    assert [name for name in apart if plain(bodies[name]) in trained or plain(bodies[name]) in answers] == []
 
 
 def test_no_held_out_answer_or_question_is_trained(built):
@@ -142,6 +143,15 @@ def test_objects_that_share_their_words_share_their_side():
 
 def test_what_a_trained_document_quotes_is_trained():
     bodies = {PINNED: "Join parts. Return the size. And more.", "a": "Return the size.", "b": "Something else."}
+    assert all("a" not in split(bodies, 0.9, seed) for seed in range(20))
+
+
+def test_what_a_trained_answer_would_say_is_trained():
+    bodies = {
+        PINNED: "Return the size in bytes; raise an error without one.",
+        "a": "Returns the size in bytes.",
+        "b": "x",
+    }
     assert all("a" not in split(bodies, 0.9, seed) for seed in range(20))
 
 

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from didact.data.domain.prose import Thing, is_prose, joined, sentences, shortened, thing
+from didact.data.domain.prose import Thing, is_prose, joined, predicate, sentences, shortened, thing
 from didact.data.domain.questions import about_topic, contents, place, questions
 from didact.data.domain.writing import Line, held_out, publish
 from didact.errors import DataProblem
@@ -122,13 +122,19 @@ def split(bodies: Mapping[str, str], holdout: float, seed: int) -> set[str]:
     kept_back = {
         name for name, leader in groups.items() if leader != groups[PINNED] and held_out(leader, seed, holdout)
     }
-    bare = {name: plain(body) for name, body in bodies.items()}
-    while True:  # what a training document quotes is trained, so its object is too
-        trained = "\n".join(bare[name] for name in bodies if name not in kept_back)
-        quoted = {name for name in kept_back if bare[name] in trained}
+    said = {name: spoken(body) for name, body in bodies.items()}
+    while True:  # what a training document or answer quotes is trained, so its object is too
+        trained = "\n".join(form for name in bodies if name not in kept_back for form in said[name])
+        quoted = {name for name in kept_back if any(form in trained for form in said[name])}
         if not quoted:
             return kept_back
         kept_back -= quoted
+
+
+def spoken(body: str) -> tuple[str, ...]:
+    """The bare words of a docstring, as written (``Return it``) and as an answer says it (``returns it``)."""
+    forms = (body, predicate(joined(body)))
+    return tuple(" ".join(re.findall(r"\w+", form)).lower() for form in forms if form)
 
 
 def tied(bodies: Mapping[str, str]) -> dict[str, str]:
