@@ -7,7 +7,6 @@ from pydantic import Field
 from didact.model.settings import Tune
 from didact.settings import Settings
 
-
 Beta = Annotated[float, Field(strict=True, ge=0, lt=1)]
 
 

@@ -28,6 +28,7 @@ WANTED = {
     "bool_type": "true or false",
     "bool_parsing": "true or false",
     "string_type": "text",
+    "string_unicode": "text",
     "tuple_type": "a list",
     "list_type": "a list",
     "dict_type": "a mapping",
@@ -75,11 +76,16 @@ def show(value: Any) -> str:
     return repr(value)[:60]
 
 
-def nearest(word: str, known: Iterable[str]) -> str:
-    """``did you mean 'x'?``, or nothing when no known word is near."""
+def near(word: str, known: Iterable[str], cutoff: float = 0.6) -> str | None:
+    """The known word that ``word`` was probably meant to be."""
     folded = {name.lower().replace("-", "_"): name for name in known}
-    found = difflib.get_close_matches(word.lower().replace("-", "_")[:80], folded, n=1, cutoff=0.6)
-    return f"did you mean {folded[found[0]]!r}?" if found else ""
+    found = difflib.get_close_matches(word.lower().replace("-", "_")[:80], folded, n=1, cutoff=cutoff)
+    return folded[found[0]] if found else None
+
+
+def did_you_mean(word: str | None, otherwise: str = "") -> str:
+    """The remedy for a misspelling."""
+    return f"did you mean {word!r}?" if word else otherwise
 
 
 def _told_unknown(error: Any, loc: Spot, tree: Tree) -> Told:
@@ -92,13 +98,10 @@ def _told_unknown(error: Any, loc: Spot, tree: Tree) -> Told:
     what = f"unknown key {key[:80]!r} in {_within(tree.find(loc)[:-1], tree)}"
     if owner is Recipe and key in {**Training.model_fields, **alias.STAGE}:
         return what, "it belongs in a stage, as in - finetune: {...}"
-    remedy = nearest(key, [*owner.model_fields, *familiar])
-    word = remedy[14:-2]
-    if isinstance(familiar.get(word), str):
-        remedy = f"did you mean {familiar[word]!r}?"
-    if not remedy and len(owner.model_fields) <= 12:
-        remedy = f"it takes {', '.join(owner.model_fields)}"
-    return what, remedy or "'didact schema' lists the keys"
+    meant = near(key, [*owner.model_fields, *familiar])
+    ours = familiar.get(str(meant), meant)
+    few = f"it takes {', '.join(owner.model_fields)}" if len(owner.model_fields) <= 12 else ""
+    return what, did_you_mean(meant if callable(ours) else ours, few or "'didact schema' lists the keys")
 
 
 def _told_missing(error: Any, loc: Spot, tree: Tree) -> Told:
@@ -115,7 +118,7 @@ def _told_short(error: Any, loc: Spot, tree: Tree) -> Told:
 def _told_kind(error: Any, loc: Spot, tree: Tree) -> Told:
     kind = str(next(iter(error["input"])))
     kinds = ", ".join(KINDS)
-    return f"unknown stage {kind[:60]!r}", nearest(kind, KINDS) or f"there are {kinds}"
+    return f"unknown stage {kind[:60]!r}", did_you_mean(near(kind, KINDS), f"there are {kinds}")
 
 
 def _told_shape(error: Any, loc: Spot, tree: Tree) -> Told:
@@ -140,7 +143,7 @@ def _told_wanted(error: Any, loc: Spot, tree: Tree) -> Told:
     what = f"wanted {wanted}, got {show(error['input'])}" if wanted else error["msg"]
     remedy = REMEDY.get(error["type"], "")
     if error["type"] == "literal_error" and isinstance(error["input"], str):
-        remedy = nearest(error["input"], re.findall(r"'([^']*)'", context["expected"]))
+        remedy = did_you_mean(near(error["input"], re.findall(r"'([^']*)'", context["expected"]), cutoff=0.7))
     return f"{_called(tree.find(loc), tree)}: {what}", remedy
 
 

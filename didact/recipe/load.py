@@ -10,7 +10,7 @@ from pydantic import ValidationError
 
 from didact.errors import UsageProblem
 from didact.recipe import alias
-from didact.recipe.complain import complaint, nearest, show
+from didact.recipe.complain import complaint, did_you_mean, near, show
 from didact.recipe.schema import KINDS, Learning, Recipe, stage_names
 from didact.recipe.tree import Spot, Tree, parse, read
 
@@ -144,6 +144,6 @@ def _target(tree: Tree, key: str, place: str) -> tuple[Spot, dict[str, alias.Mea
     first, *rest = key.split(".")
     if indexed or (first not in Recipe.model_fields and first not in alias.RECIPE):
         known = [*(name for name, _, _ in stages), *(name for name in Recipe.model_fields if name != "stages")]
-        remedy = nearest(first, known) or f"there are {', '.join(known)}"
+        remedy = did_you_mean(near(first, known), f"there are {', '.join(known)}")
         raise UsageProblem(f"no stage or key {key[:60]!r}", where=place, remedy=remedy)
     return (), alias.RECIPE, (first, *rest)

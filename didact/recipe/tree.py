@@ -64,17 +64,17 @@ class Tree:
             if not isinstance(here, dict | list):
                 what = f"cannot set {_dotted(spot)!r}: {_dotted(done)!r} is {str(here)[:60]!r} here"
                 raise UsageProblem(what, where=place, remedy=f"set {_dotted(done)!r} as a whole")
-            part = _index(here, part, done, place) if isinstance(here, list) else part
-            done = (*done, part)
-            below = here.get(part) if isinstance(here, dict) else here[part]
+            key: Any = _index(here, part, done, place) if isinstance(here, list) else part
+            done = (*done, key)
+            below = here.get(key) if isinstance(here, dict) else here[key]
             if following is None:
                 self.places = {other: old for other, old in self.places.items() if other[: len(done)] != done}
-                here[part] = value
+                here[key] = value
                 self.places[done] = place
             elif below is None or below == following:
-                here[part] = {} if below is None else {below: {}}
+                here[key] = {} if below is None else {below: {}}
                 self.places.setdefault(done, place)
-            here = here[part]
+            here = here[key]
 
 
 def _index(here: list, part: str | int, above: Spot, place: str) -> int:
@@ -85,7 +85,8 @@ def _index(here: list, part: str | int, above: Spot, place: str) -> int:
 
 
 def _dotted(spot: Spot) -> str:
-    return ".".join(map(str, spot))
+    """As an override would say it."""
+    return ".".join(map(str, spot[2:] if spot[:1] == ("stages",) and len(spot) > 2 else spot))
 
 
 def read(path: Path) -> str:
@@ -126,8 +127,10 @@ def parse(text: str, where: str, lines: bool = True) -> Tree:
     try:
         node = yaml.compose(text)
     except MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise _syntax(str(error.problem), here.line(mark.line + 1 if mark else 1)) from None
+        unclosed = "stream" in str(error.problem)  # found at the end; to be mended where it was opened
+        mark = (unclosed and error.context_mark) or error.problem_mark
+        last = text.rstrip().count("\n")
+        raise _syntax(str(error.problem), here.line(min(mark.line, last) + 1 if mark else 1)) from None
     except (YAMLError, ValueError) as error:  # ValueError: an escape beyond Unicode, as in "\U00110000"
         raise _syntax(str(error).splitlines()[0], here.line(1)) from None
     builder = _Builder(here)
