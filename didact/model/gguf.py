@@ -7,7 +7,9 @@ is a product and a sum of half-precision numbers, which bf16 rounds and fp32 hol
 
 from __future__ import annotations
 
+import io
 import struct
+from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -177,7 +179,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
     except ImportError as error:
         raise MissingExtra("gguf and accelerate", "gguf", f"reading {path.name}") from error
     try:
-        with quiet():
+        with quiet(), redirect_stderr(io.StringIO()):  # a progress bar that no switch turns off
             model, tokenizer = _read(path)
     except IMPOSSIBLE as error:
         what = f"transformers cannot read it ({line(error)})"

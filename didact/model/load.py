@@ -234,6 +234,7 @@ def _fill(
     _check_weights(folder, info, auto)
     _own(folder, model)
     _set_generation(folder, model)
+    train_every_row(model)
     model.name_or_path = str(folder)
     return model
 
@@ -263,6 +264,16 @@ def _own(folder: Path, model: PreTrainedModel) -> None:
         if weight.is_floating_point() and not torch.isfinite(weight).all():
             raise DataProblem(f"weight {name} holds NaN or infinity", where=str(folder))
         weight.data = weight.data.clone()
+
+
+def train_every_row(model: PreTrainedModel) -> None:
+    """Undoes ``padding_idx``, by which torch drops an embedding row's gradient: often the row of a stop token.
+
+    Padding is invisible by ``doc`` here; many checkpoints name the end-of-sequence token as padding.
+    """
+    table = model.get_input_embeddings()
+    if isinstance(table, torch.nn.Embedding):
+        table.padding_idx = None
 
 
 def _set_generation(folder: Path, model: PreTrainedModel) -> None:

@@ -21,12 +21,12 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from didact.errors import UsageProblem
-from didact.model.load import IMPOSSIBLE, line, quiet
+from didact.model.load import IMPOSSIBLE, line, quiet, train_every_row
 from didact.model.settings import Scratch
 from didact.settings import count
 
 if TYPE_CHECKING:
-    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+    from transformers import PreTrainedConfig, PreTrainedModel, PreTrainedTokenizerFast
 
 HEAD = 64
 WIDEST = 256 * HEAD
@@ -45,7 +45,7 @@ class _Shape:
         return abs(math.log(self.width / self.depth / ASPECT)) + MISS * abs(self.size / wanted - 1)
 
 
-def build(spec: Scratch, tokenizer: PreTrainedTokenizerBase, context: int, seed: int) -> PreTrainedModel:
+def build(spec: Scratch, tokenizer: PreTrainedTokenizerFast, context: int, seed: int) -> PreTrainedModel:
     """A model in fp32 on the CPU with the architecture's own initialisation, drawn from ``seed``.
 
     Raises UsageProblem for an unknown architecture or field, values that do not fit together, and a size that
@@ -61,13 +61,15 @@ def build(spec: Scratch, tokenizer: PreTrainedTokenizerBase, context: int, seed:
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         config = architecture.config(shape.width, shape.depth)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="reach").eval()
+        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="reach").eval()
+    train_every_row(model)
+    return model
 
 
 class _Architecture:
     """Configurations of one architecture, for any width and depth."""
 
-    def __init__(self, spec: Scratch, tokenizer: PreTrainedTokenizerBase, context: int):
+    def __init__(self, spec: Scratch, tokenizer: PreTrainedTokenizerFast, context: int):
         self.kind = _config_class(spec.architecture)
         with quiet():
             plain = self.kind()
