@@ -15,9 +15,9 @@ from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
 from didact.errors import UsageProblem
 
-BYTES = 256 * 1024
+BYTES = 64 * 1024
 DEPTH = 32
-CHARACTERS = 1_000_000  # after aliases are expanded, one more for each value
+CHARACTERS = 250_000  # after aliases are expanded, one more for each value
 
 NOT_TEXT = re.compile(r"[^\t\n\r\x20-\x7e\x85\xa0-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 Spot = tuple[str | int, ...]
