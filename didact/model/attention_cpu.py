@@ -1,4 +1,4 @@
-"""Attention on CPU, document by document in blocks of queries, as plain products with a backward of their own.
+"""Attention on CPU in blocks of queries, as plain products with a backward of their own.
 
 torch's CPU kernel for bf16 spends a third of a training step, mostly in its backward; batched products run near the
 processor's peak. The query heads that share a key head are folded into the rows of a product, so keys and values are
@@ -17,10 +17,12 @@ from torch.autograd.function import once_differentiable
 
 from didact.model.sight import Sight
 
-# Queries of a block: more would multiply keys that most of them cannot see, fewer would make thin products.
-QUERIES = 256
-# Keys up to which a block's probabilities are kept for the backward; beyond, memory grows with the square.
-KEEP = 1024
+# Queries of a block. More would multiply keys that most of them cannot see, fewer make thin products; short documents
+# that stand side by side share a block, for a call of a product costs more than the numbers it hides.
+QUERIES = 128
+# Keys up to which a block's probabilities wait for the backward. Making them again costs a sixth of the time;
+# keeping them costs memory that grows with the square of the document: at 512 a fifth of a layer's other memory.
+KEEP = 512
 
 
 @dataclass(frozen=True)
@@ -32,36 +34,50 @@ class Block:
     last: int
     low: int
     high: int
-    hide: tuple[tuple[int, int, Tensor], ...]  # columns [a, b) of the scores and the bias [rows, b - a] added to them
+    hide: tuple[tuple[int, int, Tensor], ...]  # columns [a, b) of the scores, the bias [queries, 1, b - a] added there
 
 
 def blocks_of(sight: Sight, window: int | None, dtype: torch.dtype) -> list[Block]:
-    """Every block of a batch; a token's keys are one interval, which is all the arithmetic there is."""
+    """The blocks of a batch. What a token sees is one interval of keys, and that is all the arithmetic there is."""
     assert sight.doc is not None, "decoding has its own path"
     doc, reach = sight.doc.numpy(), sight.reach.numpy()
+    token = np.arange(doc.shape[1])
+    span = doc.shape[1] if window is None else window - 1
     blocks = []
     for row in range(len(doc)):
-        cut = np.flatnonzero(np.diff(doc[row])) + 1
-        starts, ends = [0, *cut.tolist()], [*cut.tolist(), doc.shape[1]]
-        runs = [(a, b) for a, b in zip(starts, ends, strict=True) if doc[row, a] >= 0]
-        if len({int(doc[row, a]) for a, _ in runs}) < len(runs):
-            raise ValueError(f"row {row}: a document must be one unbroken run of tokens")
-        for start, end in runs:
-            for first in range(start, end, QUERIES):
-                last = min(first + QUERIES, end)
-                blocks.append(block(row, start, end, first, last, reach[row, first:last], window, dtype))
+        runs = runs_of(doc[row], row)
+        start, end = np.zeros_like(token), np.ones_like(token)
+        for a, b in runs:
+            start[a:b], end[a:b] = a, b
+        low = np.maximum(start, token - span)
+        high = np.maximum(np.minimum(np.minimum(reach[row], token + span), end - 1), low) + 1  # never empty
+        for a, b in cuts(runs):
+            blocks.append(block(row, a, b, low[a:b], high[a:b], dtype))
     return blocks
 
 
-def block(
-    row: int, start: int, end: int, first: int, last: int, reach: np.ndarray, window: int | None, dtype: torch.dtype
-) -> Block:
-    """The block of queries [first, last) of the document [start, end)."""
-    query = np.arange(first, last)
-    span = end if window is None else window - 1
-    lows = np.maximum(start, query - span)
-    highs = np.minimum(np.minimum(reach, query + span), end - 1)
-    highs = np.maximum(highs, lows) + 1  # [low, high) of each query, never empty
+def runs_of(doc: np.ndarray, row: int) -> list[tuple[int, int]]:
+    """The documents [start, end) of a row, padding left out."""
+    edges = [0, *(np.flatnonzero(np.diff(doc)) + 1).tolist(), len(doc)]
+    runs = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b and doc[a] >= 0]
+    if len({int(doc[a]) for a, _ in runs}) < len(runs):
+        raise ValueError(f"row {row}: a document must be one unbroken run of tokens")
+    return runs
+
+
+def cuts(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """Query ranges of at most QUERIES: long documents are cut, short neighbours share."""
+    ranges: list[tuple[int, int]] = []
+    for a, b in runs:
+        if ranges and ranges[-1][1] == a and b - ranges[-1][0] <= QUERIES:
+            ranges[-1] = (ranges[-1][0], b)
+        else:
+            ranges += [(q, min(q + QUERIES, b)) for q in range(a, b, QUERIES)]
+    return ranges
+
+
+def block(row: int, first: int, last: int, lows: np.ndarray, highs: np.ndarray, dtype: torch.dtype) -> Block:
+    """The block of queries [first, last), each of which sees the keys [low, high)."""
     low, high = int(lows.min()), int(highs.max())
     clear = (int(lows.max()), int(highs.min()))  # the keys that all of them see
     parts = [(low, clear[0]), (clear[1], high)] if clear[0] < clear[1] else [(low, high)]
@@ -69,34 +85,40 @@ def block(
     for a, b in parts:
         if a < b:
             key = np.arange(a, b)
-            sees = (key >= lows[:, None]) & (key < highs[:, None])
-            bias = torch.zeros(sees.shape, dtype=dtype).masked_fill_(torch.from_numpy(~sees), torch.finfo(dtype).min)
-            hide.append((a - low, b - low, bias))
+            hidden = torch.from_numpy((key < lows[:, None]) | (key >= highs[:, None]))
+            bias = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
+            hide.append((a - low, b - low, bias[:, None]))
     return Block(row, first, last, low, high, tuple(hide))
 
 
-def fold(x: Tensor, part: Block, keys: int) -> Tensor:
-    """The block's rows of [B, H, T, hd], heads that share a key head side by side: [K, G * rows, hd]."""
-    width = x.shape[-1]
-    return x[part.row, :, part.first : part.last].reshape(keys, -1, width)
+def fold(x: Tensor, keys: int) -> Tensor:
+    """[B, H, T, hd] -> [B, K, T * G, hd]: the heads that share a key head become rows, a token's side by side."""
+    rows, _, tokens, width = x.shape
+    return x.unflatten(1, (keys, -1)).transpose(2, 3).reshape(rows, keys, -1, width)
+
+
+def unfold(x: Tensor, part: Block, into: Tensor) -> None:
+    """Write the block's [K, queries * G, hd] to its place in [B, T, H, hd]."""
+    place = into[part.row, part.first : part.last].unflatten(1, (len(x), -1))  # [queries, K, G, hd]
+    place.copy_(x.view(len(x), len(place), -1, x.shape[-1]).transpose(0, 1))
 
 
 def weights(q: Tensor, k: Tensor, part: Block, scale: float, softcap: float | None) -> tuple[Tensor, Tensor | None]:
-    """Attention probabilities [K, G * rows, keys], and the slope of the cap where there is one."""
+    """Attention probabilities [K, queries * G, keys], and the slope of the cap where there is one."""
     score = torch.baddbmm(q.new_empty(1, 1, 1), q, k.transpose(1, 2), beta=0, alpha=scale)
     slope = None
     if softcap is not None:
-        score = torch.tanh(score / softcap)
+        score.div_(softcap).tanh_()
         slope = 1 - score * score
-        score = score * softcap
-    view = score.unflatten(1, (-1, part.last - part.first))  # [K, G, rows, keys]
+        score *= softcap
+    view = score.unflatten(1, (part.last - part.first, -1))  # [K, queries, G, keys]
     for a, b, bias in part.hide:
         view[..., a:b] += bias
-    return torch.softmax(score, -1), slope
+    return torch.softmax(score, -1, out=score), slope  # in fp32 inside
 
 
 class Attention(torch.autograd.Function):
-    """softmax(q k^T) v and its gradient (the equations of FlashAttention 2, arXiv:2307.08691, appendix B)."""
+    """softmax(q k^T) v and its gradient (the equations of FlashAttention 2, arXiv:2307.08691, section 2.2)."""
 
     @staticmethod
     def forward(
@@ -111,47 +133,59 @@ class Attention(torch.autograd.Function):
     ) -> Tensor:
         """Shapes as ``attention``; keeps probabilities only when a gradient will be asked for."""
         rows, heads, tokens, _ = query.shape
-        out = query.new_zeros(rows, tokens, heads, value.shape[-1]).transpose(1, 2)  # [B, H, T, hd]
+        group = heads // key.shape[1]
+        out = query.new_zeros(rows, tokens, heads, value.shape[-1])
+        queries, keys, values = fold(query, key.shape[1]), key.contiguous(), value.contiguous()
         kept: list[Tensor] = []
         for part in blocks:
-            k, v = key[part.row, :, part.low : part.high], value[part.row, :, part.low : part.high]  # [K, keys, hd]
-            p, _ = weights(fold(query, part, len(k)), k, part, scale, softcap)
-            seen = torch.bmm(p, v)  # [K, G * rows, hd]
-            out[part.row, :, part.first : part.last] = seen.view(heads, part.last - part.first, -1)
+            q = queries[part.row, :, part.first * group : part.last * group]  # [K, queries * G, hd]
+            k, v = keys[part.row, :, part.low : part.high], values[part.row, :, part.low : part.high]
+            p, _ = weights(q, k, part, scale, softcap)
+            unfold(torch.bmm(p, v), part, out)
             if train and keeps(part, softcap):
                 kept.append(p)
-        ctx.save_for_backward(query, key, value, *kept)
+        ctx.save_for_backward(queries, keys, values, *kept)
         ctx.blocks, ctx.scale, ctx.softcap = blocks, scale, softcap
-        return out
+        return out.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         """Gradients of query, key and value, the latter two added up over blocks in fp32."""
-        (grad,) = upstream
-        query, key, value, *kept = ctx.saved_tensors
+        (grad,) = grad_outputs
+        queries, keys, values, *kept = ctx.saved_tensors
         remembered = iter(kept)
-        dq = torch.zeros_like(query)
-        wide = torch.promote_types(key.dtype, torch.float32)
-        dk, dv = torch.zeros_like(key, dtype=wide), torch.zeros_like(value, dtype=wide)
+        (rows, heads, tokens, _), width, dtype = grad.shape, keys.shape[-1], keys.dtype
+        group = heads // keys.shape[1]
+        grads = fold(grad, keys.shape[1])
+        dq = queries.new_zeros(rows, tokens, heads, width)
+        wide = torch.promote_types(dtype, torch.float32)
+        dk = torch.zeros_like(keys.transpose(2, 3), dtype=wide, memory_format=torch.contiguous_format)  # [B, K, hd, T]
+        dv = torch.zeros_like(values.transpose(2, 3), dtype=wide, memory_format=torch.contiguous_format)
         for part in ctx.blocks:
-            span = (part.row, slice(None), slice(part.low, part.high))
-            k, v = key[span], value[span]
-            q, g = fold(query, part, len(k)), fold(grad, part, len(k))
+            asked, seen = slice(part.first * group, part.last * group), slice(part.low, part.high)
+            q, g = queries[part.row, :, asked], grads[part.row, :, asked]  # [K, queries * G, hd]
+            k, v = keys[part.row, :, seen], values[part.row, :, seen]  # [K, keys, hd]
             if keeps(part, ctx.softcap):
                 p, slope = next(remembered), None
             else:
                 p, slope = weights(q, k, part, ctx.scale, ctx.softcap)
-            ds = torch._softmax_backward_data(torch.bmm(g, v.transpose(1, 2)), p, -1, p.dtype)
+            dp = torch.bmm(g, v.transpose(1, 2))
+            ds = torch._softmax_backward_data(dp, p, -1, dtype, grad_input=dp)  # p * (dp - sum(p * dp))
             if slope is not None:
                 ds *= slope
-            dv[span] += torch.bmm(p.transpose(1, 2), g)
-            dk[span] += torch.bmm(ds.transpose(1, 2), q)
-            rows = torch.bmm(ds, k)  # [K, G * rows, hd]
-            dq[part.row, :, part.first : part.last] = rows.view(query.shape[1], part.last - part.first, -1)
-        dq *= ctx.scale
-        dk *= ctx.scale
-        return dq, dk.to(key.dtype), dv.to(value.dtype), None, None, None, None
+            # the products that lead to [hd, keys] read p and ds along their rows
+            dv[part.row, :, :, seen] += torch.bmm(g.transpose(1, 2), p)
+            dk[part.row, :, :, seen] += torch.bmm(q.transpose(1, 2), ds)
+            unfold(torch.bmm(ds, k), part, dq)
+        back = [scaled(x, factor, dtype) for x, factor in ((dk, ctx.scale), (dv, 1.0))]
+        return dq.mul_(ctx.scale).transpose(1, 2), *back, None, None, None, None
+
+
+def scaled(x: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
+    """[B, K, hd, T] in fp32 -> [B, K, T, hd], laid out as models lay out keys: [B, T, K, hd]."""
+    laid = x.permute(0, 3, 1, 2)
+    return torch.mul(laid, factor, out=torch.empty(laid.shape, dtype=dtype)).transpose(1, 2)
 
 
 def keeps(part: Block, softcap: float | None) -> bool:

@@ -123,9 +123,9 @@ class Logprob(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, *upstream: Tensor) -> tuple[Tensor | None, ...]:
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         """The stored gradients scaled by the upstream one [N]."""
-        (up,) = upstream
+        (up,) = grad_outputs
         h, weight, bias, goal, guess, dh, dw, db = ctx.saved_tensors
         if dh is not None:
             dh = (dh * up[:, None]).to(h.dtype)  # scaled in fp32
