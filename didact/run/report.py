@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 MINUS = "\u2212"
 UNKNOWN = "\u2013"
 COSTS = ("time", "tokens", "tokens/s", "of peak", "memory", "energy")
+NOTHING = "(nothing)"
 SHOWN = 400  # characters of an answer on the terminal; the page has all of it
 
 
@@ -52,10 +53,10 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class Sample:
-    """One question and its answers."""
+    """One question and its answers; ``before`` is None for a model that did not exist before."""
 
     prompt: str
-    before: str
+    before: str | None
     after: str
 
 
@@ -144,6 +145,7 @@ def page(run: RunSummary) -> str:
             for number, stage in enumerate(run.stages)
         ],
         costs=COSTS,
+        nothing=NOTHING,
         sources=list(dict.fromkeys(stage.energy_source for stage in run.stages)),
     )
 
@@ -199,7 +201,8 @@ def closing(run: RunSummary, commands: Sequence[str]) -> Group:
         parts += [Text(), Text(_short(sample.prompt), style="bold")]
         answers = Table.grid(padding=(0, 2))
         for name, answer in (("before", sample.before), ("after", sample.after)):
-            answers.add_row(Text(f"  {name}", style="dim"), Text(_short(answer)))
+            if answer is not None:
+                answers.add_row(Text(f"  {name}", style="dim"), Text(_short(answer) or NOTHING))
         parts.append(answers)
     if commands:
         parts += [Text(), Text("try next", style="dim")]

@@ -12,7 +12,7 @@ from didact.errors import DataProblem
 OK, SKIP, ROLLBACK, STOP = Verdict.OK, Verdict.SKIP, Verdict.ROLLBACK, Verdict.STOP
 
 
-def clean(seed, steps=2000, noise=0.1):
+def clean(seed, steps=1000, noise=0.1):
     """A noisy power law and skewed gradient norms, as small batches of ragged text give them."""
     draw = random.Random(seed)
     for step in range(steps):
@@ -26,9 +26,9 @@ def warm(watch, steps=WINDOW, seed=0):
 
 
 @pytest.mark.parametrize("seed", range(10))
-@pytest.mark.parametrize("noise", [0.0, 0.01, 0.1, 0.3])
+@pytest.mark.parametrize("noise", [0.0, 0.1, 0.3])
 def test_clean_runs_are_quiet(seed, noise):
-    watch = Watch(patience=1024)
+    watch = Watch()
     said = [(step, watch.check(step, loss, norm, [step], 1e-3)) for step, loss, norm in clean(seed, noise=noise)]
     assert [(step, verdict, lines) for step, (verdict, lines) in said if verdict is not OK or lines] == []
 

@@ -322,6 +322,12 @@ def test_a_long_answer_is_cut_on_the_terminal_and_whole_on_the_page():
     assert "word end" in page(run)
 
 
+def test_a_model_that_did_not_exist_before_has_no_answer_from_then():
+    run = RunSummary("n", "", samples=[Sample("q", None, "a"), Sample("r", "", "b")])
+    assert "q after a r before (nothing) after b" in Page(page(run)).text
+    assert "q after a r before (nothing) after b" in " ".join(printed(closing(run, [])).split())
+
+
 def test_a_measured_run_is_not_called_an_estimate():
     run = RunSummary("n", "", [StageSummary("a", "a", 60, 10, 2.0, energy_source="measured (RAPL)")])
     assert "10 tokens in 1m 00s, 2.00 Wh\n" in printed(closing(run, []))
