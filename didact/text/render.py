@@ -40,8 +40,9 @@ class Encoded:
 
 
 class Renderer:
-    """Renders with a tokenizer and its chat template.
+    """Renders with a tokenizer and its chat template, or with ChatML where it has none.
 
+    ``template`` is the chat template, to be saved with the model; ``template_origin`` says whose it is.
     ``generation_eos`` are further ids that end a generation (``generation_config.json``); ``values`` are variables of
     the template, such as ``{"enable_thinking": False}`` or a fixed ``{"date_string": "26 Jul 2024"}`` for templates
     that would else write today's. Raises DataProblem for a tokenizer with nothing to end a text.
@@ -61,8 +62,11 @@ class Renderer:
         if self._eos < 0:
             raise DataProblem("this tokenizer has no end-of-sequence token", remedy="name its eos_token")
         bos = tokenizer.bos_token_id is not None and self._opening[:1] == [tokenizer.bos_token_id]
-        source = None if tokenizer.chat_template else chatml(tokenizer, bos)
-        self._template = Template(tokenizer, source, dict(values or {}))
+        self.template: str | dict[str, str] = tokenizer.chat_template or chatml(tokenizer, bos)
+        self.template_origin: Literal["model", "didact-chatml"] = (
+            "model" if tokenizer.chat_template else "didact-chatml"
+        )
+        self._template = Template(tokenizer, self.template, dict(values or {}))
         added = tokenizer.added_tokens_decoder
         # Gemma has runs of newlines among its added tokens; no turn ends with one.
         self._marking = np.asarray(sorted(i for i, token in added.items() if token.content.strip()), np.int64)
@@ -189,16 +193,6 @@ class Renderer:
         )
 
     # --- what it depends on ------------------------------------------------------------------------------
-
-    @property
-    def template_origin(self) -> Literal["model", "didact-chatml"]:
-        """Whose chat template this is."""
-        return "model" if self._template.source is None else "didact-chatml"
-
-    @property
-    def template(self) -> str | dict[str, str]:
-        """The chat template to save with the model."""
-        return self._template.source or self.tokenizer.chat_template
 
     @cached_property
     def key(self) -> str:

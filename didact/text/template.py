@@ -64,10 +64,10 @@ def chatml(tokenizer: PreTrainedTokenizerFast, bos: bool) -> str:
 
 @dataclass(frozen=True)
 class Template:
-    """A chat template and the values of its variables; ``source`` is None for the tokenizer's own."""
+    """A chat template (or several by name, of which a tokenizer picks one) and the values of its variables."""
 
     tokenizer: PreTrainedTokenizerFast
-    source: str | None
+    source: str | dict[str, str]
     values: Mapping[str, Any]
 
     def __call__(self, messages: Sequence[Message], tools: Sequence[Any] | None, prompt: bool = False) -> str:
@@ -82,7 +82,7 @@ class Template:
                 self.tokenizer.apply_chat_template(
                     [dict(message) for message in messages],
                     tools=list(tools) if tools else None,
-                    chat_template=self.source,
+                    chat_template=self.source if isinstance(self.source, str) else None,
                     add_generation_prompt=prompt,
                     tokenize=False,
                     **self.values,
