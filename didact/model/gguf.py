@@ -25,6 +25,9 @@ MAGIC = b"GGUF"
 VERSIONS = (2, 3)
 SCALARS = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}  # bytes of each scalar value type
 STRING, ARRAY = 8, 9
+MODEL, SPLIT, KINDS = "tokenizer.ggml.model", "tokenizer.ggml.pre", "tokenizer.ggml.token_type"
+KEPT = {MODEL: STRING, SPLIT: STRING, KINDS: ARRAY}
+CONTROL = 3  # the token type of marks such as <|im_start|>
 MOST_AXES = 8  # ggml itself has 4
 STAMP = "gguf.json"  # in the converted folder: which file it came from
 
@@ -93,8 +96,11 @@ class _Reader:
             raise self.fail(f"{key} has the unknown value type {kind}")
 
 
-def check(path: Path) -> None:
-    """Raises DataProblem unless every count, length and offset of a GGUF file fits in its size."""
+def check(path: Path) -> dict[str, Any]:
+    """What the file says of its tokenizer, as far as transformers does not read it (``KEPT``).
+
+    Raises DataProblem unless every count, length and offset of the file fits in its size.
+    """
     import mmap
 
     try:
@@ -102,28 +108,41 @@ def check(path: Path) -> None:
             if path.stat().st_size < 24 or file.read(4) != MAGIC:
                 raise DataProblem("not a GGUF file", where=str(path), remedy="name a .gguf file")
             with mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as mapped, memoryview(mapped) as data:
-                _check(_Reader(path, data, at=4))
+                return _check(_Reader(path, data, at=4))
     except OSError as error:
         raise ResourceProblem(f"cannot be read ({error.strerror})", where=str(path)) from error
 
 
-def _check(reader: _Reader) -> None:
+def _check(reader: _Reader) -> dict[str, Any]:
     version = reader.number("I", "the version")
     if version not in VERSIONS:
         raise reader.fail(f"GGUF version {version}; versions 2 and 3 in little-endian order can be read")
     tensors = reader.count("tensors", 8 + 4 + 4 + 8)
-    keys = set()
+    keys: set[str] = set()
+    kept: dict[str, Any] = {}
     for _ in range(reader.count("keys", 8 + 4 + 1)):
         key = reader.text("a key")
         if key in keys:
             raise reader.fail(f"key {key[:60]} stands twice")
         keys.add(key)
-        reader.skip_value(reader.number("I", key[:60]), key[:60])
+        kind, start = reader.number("I", key[:60]), reader.at
+        reader.skip_value(kind, key[:60])
+        if key in KEPT and kind == KEPT[key]:
+            kept[key] = bytes(reader.data[start : reader.at])
     spans = [_tensor(reader) for _ in range(tensors)]
     for name, start, size in spans:
         if reader.at + start + size > len(reader.data):
             what = f"tensor {name} ends at byte {reader.at + start + size:,} of a file of {len(reader.data):,}"
             raise reader.fail(what)
+    return {key: _decoded(reader, key, raw) for key, raw in kept.items()}
+
+
+def _decoded(reader: _Reader, key: str, raw: bytes) -> str | list[int]:
+    if KEPT[key] == STRING:
+        return raw[8:].decode(errors="replace")
+    if struct.unpack("<I", raw[:4])[0] != 5:
+        raise reader.fail(f"{key} is not a list of int32")
+    return list(struct.unpack(f"<{(len(raw) - 12) // 4}i", raw[12:]))
 
 
 def _tensor(reader: _Reader) -> tuple[str, int, int]:
@@ -172,7 +191,7 @@ def convert_gguf(path: Path, folder: Path) -> None:
     """
     from didact.model.load import IMPOSSIBLE, line, quiet
 
-    check(path)
+    kept = check(path)
     try:
         import accelerate  # noqa: F401  (transformers reads GGUF through it)
         import gguf  # noqa: F401
@@ -180,15 +199,18 @@ def convert_gguf(path: Path, folder: Path) -> None:
         raise MissingExtra("gguf and accelerate", "gguf", f"reading {path.name}") from error
     try:
         with quiet(), redirect_stderr(io.StringIO()):  # a progress bar that no switch turns off
-            model, tokenizer = _read(path)
-    except IMPOSSIBLE as error:
+            model, tokenizer = _read(path, kept)
+    except Exception as error:
+        # The tokenizers library raises bare Exceptions.
+        if not isinstance(error, IMPOSSIBLE) and type(error) is not Exception:
+            raise
         what = f"transformers cannot read it ({line(error)})"
         raise DataProblem(what, where=str(path), remedy="use the checkpoint's safetensors folder") from error
     with write_folder(folder) as temporary:
         _write(temporary, model, tokenizer, _stamp(path))
 
 
-def _read(path: Path) -> tuple[Any, Any]:
+def _read(path: Path, kept: dict[str, Any]) -> tuple[Any, Any]:
     """Model and tokenizer, with the quantisation forgotten and the tokenizer's word splitting and marks restored."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -199,23 +221,19 @@ def _read(path: Path) -> tuple[Any, Any]:
     model.is_quantized = False
     if "quantization_config" in vars(model.config):
         del model.config.quantization_config
+    vars(model.config).pop("_model_name_or_path", None)  # the title inside the file, no path
     tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=name)
-    _mend_tokenizer(path, tokenizer)
+    _mend_tokenizer(path, tokenizer, kept)
     return model, tokenizer
 
 
-def _mend_tokenizer(path: Path, tokenizer: Any) -> None:
+def _mend_tokenizer(path: Path, tokenizer: Any, kept: dict[str, Any]) -> None:
     """transformers drops the name of the word splitting and most control tokens; both change what text becomes."""
-    from gguf import GGUFReader, TokenType
-
-    fields = GGUFReader(path).fields
-    if "tokenizer.ggml.token_type" in fields and "tokenizer.ggml.tokens" in fields:
-        kinds, tokens = fields["tokenizer.ggml.token_type"].contents(), fields["tokenizer.ggml.tokens"]
-        marks = [tokens.contents(i) for i, kind in enumerate(kinds) if kind == TokenType.CONTROL]
-        tokenizer.add_special_tokens({"additional_special_tokens": marks}, replace_extra_special_tokens=False)
-    if fields["tokenizer.ggml.model"].contents() == "gpt2":
-        field = fields.get("tokenizer.ggml.pre")
-        _split_words(path, tokenizer.backend_tokenizer, field.contents() if field else "default")
+    marks = [i for i, kind in enumerate(kept.get(KINDS, ())) if kind == CONTROL]
+    named = {"additional_special_tokens": tokenizer.convert_ids_to_tokens(marks)}
+    tokenizer.add_special_tokens(named, replace_extra_special_tokens=False)
+    if kept.get(MODEL) == "gpt2":
+        _split_words(path, tokenizer.backend_tokenizer, kept.get(SPLIT, "default"))
 
 
 def _split_words(path: Path, tokenizer: Tokenizer, name: str) -> None:

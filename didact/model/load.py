@@ -266,6 +266,24 @@ def _own(folder: Path, model: PreTrainedModel) -> None:
         weight.data = weight.data.clone()
 
 
+def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
+    """The model in another type, as loading it in that type would give it.
+
+    ``Module.to`` would round its constants (rotary frequencies) too, which makes it another function.
+    """
+    if model.dtype == dtype:
+        return model
+    from transformers import AutoModelForCausalLM
+
+    attention = model.config._attn_implementation
+    with quiet():
+        other = AutoModelForCausalLM.from_config(model.config, dtype=dtype, attn_implementation=attention)
+    other.load_state_dict(model.state_dict())
+    other.generation_config = model.generation_config
+    train_every_row(other)
+    return other.train(model.training)
+
+
 def train_every_row(model: PreTrainedModel) -> None:
     """Undoes ``padding_idx``, by which torch drops an embedding row's gradient: often the row of a stop token.
 

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from didact.errors import UsageProblem
-from didact.model.load import IMPOSSIBLE, line, quiet, train_every_row
+from didact.model.load import IMPOSSIBLE, cast, line, quiet, train_every_row
 from didact.model.settings import Scratch
 from didact.settings import count
 
@@ -45,8 +45,10 @@ class _Shape:
         return abs(math.log(self.width / self.depth / ASPECT)) + MISS * abs(self.size / wanted - 1)
 
 
-def build(spec: Scratch, tokenizer: PreTrainedTokenizerFast, context: int, seed: int) -> PreTrainedModel:
-    """A model in fp32 on the CPU with the architecture's own initialisation, drawn from ``seed``.
+def build(
+    spec: Scratch, tokenizer: PreTrainedTokenizerFast, context: int, seed: int, dtype: torch.dtype = torch.float32
+) -> PreTrainedModel:
+    """A model in ``dtype`` on the CPU with the architecture's own initialisation, drawn in fp32 from ``seed``.
 
     Raises UsageProblem for an unknown architecture or field, values that do not fit together, and a size that
     cannot be reached.
@@ -63,7 +65,7 @@ def build(spec: Scratch, tokenizer: PreTrainedTokenizerFast, context: int, seed:
         config = architecture.config(shape.width, shape.depth)
         model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="reach").eval()
     train_every_row(model)
-    return model
+    return cast(model, dtype)
 
 
 class _Architecture:
