@@ -32,6 +32,7 @@ HEAD = 64
 WIDEST = 256 * HEAD
 ASPECT = 32  # width over depth
 MISS = 10  # a size off by 10 % weighs as much as an aspect off by a factor of e
+ROPE = ("rope_theta", "rope_scaling")  # names that transformers folds into rope_parameters
 TIE_BELOW = 1_000_000_000
 
 
@@ -79,7 +80,7 @@ class _Architecture:
         self.fields: dict[str, Any] = {self.common(name): value for name, value in plain.to_dict().items()}
         self.given: dict[str, Any] = {self.common(name): value for name, value in spec.config.items()}
         for name in spec.config:
-            if self.common(name) not in self.fields:
+            if self.common(name) not in self.fields and not (name in ROPE and "rope_parameters" in self.fields):
                 near = difflib.get_close_matches(name, [*self.fields, *self.aliases], n=2, cutoff=0.6)
                 remedy = f"did you mean {' or '.join(near)}?" if near else "see the architecture's configuration class"
                 raise UsageProblem(f"{spec.architecture} has no field {name!r}", where="base.config", remedy=remedy)
