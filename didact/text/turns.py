@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -116,10 +116,17 @@ class Search:
 
     def _start(self, index: int, seen: Seen) -> int:
         first = min(seen.starts.get(index, ()), default=None)
-        for found in (self._prompted(index), self._anchored(index, seen), first, self._suffix(index, seen)):
+        for found in self._starts(index, seen, first):
             if found is not None and (first is None or found <= first):
                 return found
         raise self.problem(index, "it does not follow its own prompt")
+
+    def _starts(self, index: int, seen: Seen, first: int | None) -> Iterator[int | None]:
+        """Where it may start, best first; later ones are only looked for when needed."""
+        yield self._prompted(index)
+        yield self._anchored(index, seen)
+        yield first
+        yield self._suffix(index, seen)
 
     def _prompted(self, index: int) -> int | None:
         """Where the prompt for this turn ends, if the conversation begins with it."""
