@@ -61,7 +61,7 @@ def run(
 @app.command()
 def inspect(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("runs")) -> None:
     """Shows what would be trained before the first step: coloured tokens and counts."""
-    from didact.audit.inspect import inspect_recipe
+    from didact.audit.xray import inspect_recipe
 
     inspect_recipe(recipe, overrides or [], runs, say)
 

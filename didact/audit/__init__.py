@@ -1,0 +1,1 @@
+"""Looks at data and models: the X-ray, the laws, the doctor."""

@@ -34,7 +34,9 @@ def distance(one: dict[str, Tensor], other: dict[str, Tensor]) -> float:
     return (apart / max(whole, 1e-300)) ** 0.5
 
 
-def step_gradient(model: Model, objective: Objective, batch: Batch, micro_rows: int, seed: int = 0) -> dict[str, Tensor]:
+def step_gradient(
+    model: Model, objective: Objective, batch: Batch, micro_rows: int, seed: int = 0
+) -> dict[str, Tensor]:
     """The gradient that one step on ``batch`` gives."""
     device = next(model.parameters()).device
     take_step(model, [Task("task", objective, _once(batch))], Mesh(device), Rng(seed, 0), micro_rows)
@@ -43,9 +45,7 @@ def step_gradient(model: Model, objective: Objective, batch: Batch, micro_rows: 
 
 def micro_batches(model: Model, objective: Objective, batch: Batch) -> float:
     """Law 1: the gradient of the whole batch at once against row by row."""
-    return distance(
-        step_gradient(model, objective, batch, batch.size), step_gradient(model, objective, batch, 1)
-    )
+    return distance(step_gradient(model, objective, batch, batch.size), step_gradient(model, objective, batch, 1))
 
 
 def packing(model: Model, objective: Objective, packed: Batch, alone: Batch) -> float:
@@ -77,7 +77,9 @@ def unpacked(batch: Batch) -> Batch:
     width = max(len(piece["token"]) for piece in pieces)
 
     def column(name: str, fill: int | bool) -> Tensor:
-        return torch.stack([nn.functional.pad(piece[name], (0, width - len(piece[name])), value=fill) for piece in pieces])
+        return torch.stack(
+            [nn.functional.pad(piece[name], (0, width - len(piece[name])), value=fill) for piece in pieces]
+        )
 
     doc = torch.stack([torch.where(torch.arange(width) < len(piece["token"]), 0, -1) for piece in pieces])
     return Batch(
@@ -91,7 +93,9 @@ def unpacked(batch: Batch) -> Batch:
     )
 
 
-def sampled_as_trained(model: Model, sampler_tokens: Sequence[int], logprobs: Sequence[float], prompt: Sequence[int]) -> float:
+def sampled_as_trained(
+    model: Model, sampler_tokens: Sequence[int], logprobs: Sequence[float], prompt: Sequence[int]
+) -> float:
     """Law 5: the sampler's log-probabilities against those the training path gives the same tokens."""
     device = next(model.parameters()).device
     token = torch.tensor([[*prompt, *sampler_tokens]], device=device)

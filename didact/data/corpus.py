@@ -6,8 +6,9 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import groupby, islice
 from pathlib import Path
 from typing import assert_never
 
@@ -17,6 +18,7 @@ from didact.data.formats import Completion, Conversation, Document, Example
 from didact.errors import DataProblem
 from didact.text.render import Rendered, Renderer
 
+BATCH = 512  # examples tokenized at once
 FORMAT = 1  # raised whenever the files below change their meaning, so that old caches are not misread
 
 
@@ -43,17 +45,31 @@ def corpus_key(fingerprint: str, renderer_key: str) -> str:
     return hashlib.sha256(json.dumps([FORMAT, fingerprint, renderer_key]).encode()).hexdigest()[:32]
 
 
-def render(example: Example, renderer: Renderer) -> Rendered:
-    """Token ids and trained mask of any example."""
-    match example:
+def render(batch: Sequence[Example], renderer: Renderer) -> list[Rendered]:
+    """Token ids and trained masks of examples of one kind.
+
+    Raises DataProblem, with file and line, for the first example the template cannot render.
+    """
+    try:
+        return _render(batch, renderer)
+    except DataProblem as problem:
+        if len(batch) > 1:  # which one it was is found by rendering each alone
+            return [rendered for example in batch for rendered in render([example], renderer)]
+        raise DataProblem(problem.what, where=batch[0].where, remedy=problem.remedy) from problem
+
+
+def _render(batch: Sequence[Example], renderer: Renderer) -> list[Rendered]:
+    match batch[0]:
         case Document():
-            return renderer.document(example.text)
+            return renderer.documents([example.text for example in batch if isinstance(example, Document)])
         case Conversation():
-            return renderer.conversation(example.messages, example.tools)
+            chats = [example for example in batch if isinstance(example, Conversation)]
+            return renderer.conversations([(chat.messages, chat.tools) for chat in chats])
         case Completion():
-            return renderer.completion(example.prompt, example.completion)
+            pairs = [example for example in batch if isinstance(example, Completion)]
+            return [renderer.completion(pair.prompt, pair.completion) for pair in pairs]
         case _:
-            assert_never(example)
+            assert_never(batch[0])
 
 
 def trained_text(example: Example) -> str:
@@ -103,16 +119,20 @@ def open_corpus(folder: Path, weight: float = 1.0) -> Corpus:
 def _write(examples: Iterable[Example], renderer: Renderer, folder: Path) -> None:
     bound, text_bytes = [0], []
     with open(folder / "token.bin", "wb") as tokens, open(folder / "trained.bin", "wb") as trained:
-        for example in examples:
-            try:
-                rendered = render(example, renderer)
-            except DataProblem as problem:
-                raise DataProblem(problem.what, where=example.where, remedy=problem.remedy) from problem
-            np.asarray(rendered.tokens, np.int32).tofile(tokens)
-            np.asarray(rendered.trained, np.bool_).tofile(trained)
-            bound.append(bound[-1] + len(rendered.tokens))
-            text_bytes.append(len(trained_text(example).encode()))
+        for batch in _batches(examples):
+            for example, rendered in zip(batch, render(batch, renderer), strict=True):
+                np.asarray(rendered.tokens, np.int32).tofile(tokens)
+                np.asarray(rendered.trained, np.bool_).tofile(trained)
+                bound.append(bound[-1] + len(rendered.tokens))
+                text_bytes.append(len(trained_text(example).encode()))
     if bound[-1] == 0:
         raise DataProblem("no tokens in this data", remedy="give at least one document with text")
     np.save(folder / "bound.npy", np.asarray(bound, np.int64))
     np.save(folder / "text_bytes.npy", np.asarray(text_bytes, np.int64))
+
+
+def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    """Runs of examples of one kind, which the tokenizer takes at once."""
+    for _, run in groupby(examples, type):
+        while batch := list(islice(run, BATCH)):
+            yield batch

@@ -41,6 +41,11 @@ class Counts:
         return asdict(self)
 
 
+def total(counts: Sequence[Counts]) -> Counts:
+    """The counts of several sources together."""
+    return Counts(*(sum(values) for values in zip(*(c.numbers().values() for c in counts), strict=True)))
+
+
 @dataclass(frozen=True)
 class Pieces:
     """Stretches of one corpus, each at most ``context`` tokens: ``start``, ``length`` int64 [pieces]."""
@@ -57,14 +62,14 @@ def cut(corpora: Sequence[Corpus], context: int, overlong: Literal["drop", "wind
     windowed document is still predicted exactly once. Raises DataProblem when no trained token is left.
     """
     parts = [_cut_one(corpus, context, overlong) for corpus in corpora]
-    total = Counts(*(sum(values) for values in zip(*(asdict(c).values() for _, c in parts), strict=True)))
-    if total.trained == 0:
+    counts = total([c for _, c in parts])
+    if counts.trained == 0:
         raise DataProblem(
-            f"no token of this data would be trained: {total.documents} examples, "
-            f"{total.dropped_overlong} longer than the context of {context}",
+            f"no token of this data would be trained: {counts.documents} examples, "
+            f"{counts.dropped_overlong} longer than the context of {context}",
             remedy="raise context, or see `didact inspect`",
         )
-    return [pieces for pieces, _ in parts], total
+    return [pieces for pieces, _ in parts], counts
 
 
 def _cut_one(corpus: Corpus, context: int, overlong: str) -> tuple[Pieces, Counts]:

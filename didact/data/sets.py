@@ -8,7 +8,7 @@ import numpy as np
 
 from didact.data.corpus import Corpus, corpus_key, encode
 from didact.data.settings import Data
-from didact.data.source import examples, fingerprint
+from didact.data.source import examples
 from didact.text.render import Renderer
 
 
@@ -16,9 +16,7 @@ def tokenized(data: Data, outputs: Mapping[str, Path], seed: int, renderer: Rend
     """One corpus a source, from the cache where the same content was tokenized the same way before."""
     corpora = []
     for source, found in zip(data.sources, examples(data, outputs, seed), strict=True):
-        alone = Data(sources=(source,))
-        key = corpus_key(f"{fingerprint(alone, outputs)} {seed if source.sample else 0}", renderer.key)
-        corpora.append(encode(found, renderer, cache, key, source.weight))
+        corpora.append(encode(found, renderer, cache, corpus_key(found.fingerprint, renderer.key), source.weight))
     return corpora
 
 

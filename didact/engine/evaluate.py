@@ -60,6 +60,4 @@ def evaluate(
         tick(min(start + rows * mesh.size, count), count)
     model.train(training)
     total = mesh.sum({"nats": nats, "tokens": tokens})
-    return Score(
-        total["nats"].item(), int(total["tokens"]), int(sum(part.corpus.text_bytes.sum() for part in parts))
-    )
+    return Score(total["nats"].item(), int(total["tokens"]), int(sum(part.corpus.text_bytes.sum() for part in parts)))

@@ -10,6 +10,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
 from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.tensor import DTensor
 
 from didact.errors import ResourceProblem
 
@@ -58,6 +59,13 @@ class Mesh:
         """Waits for every process."""
         if self.size > 1:
             dist.barrier()
+
+    def gathered(self, net: nn.Module) -> dict[str, Tensor]:
+        """The whole state of a sharded network, on the CPU of every process."""
+        return {
+            name: (value.full_tensor() if isinstance(value, DTensor) else value).detach().cpu()
+            for name, value in net.state_dict().items()
+        }
 
     def shard(self, model: nn.Module, layers: nn.ModuleList, dtype: torch.dtype) -> None:
         """Shards a model's parameters over the processes, layer by layer (FSDP2).

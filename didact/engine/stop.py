@@ -14,6 +14,7 @@ class StopFlag:
         self.asked: signal.Signals | None = None
 
     def __call__(self) -> bool:
+        """Whether a stop was asked for."""
         return self.asked is not None
 
 

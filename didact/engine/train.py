@@ -307,4 +307,6 @@ def out_of_memory(settings: Training, micro: int) -> ResourceProblem:
         if not settings.activation_checkpointing
         else "lower context, or use tune: lora"
     )
-    return ResourceProblem(f"a micro-batch of {micro} x {settings.context} tokens does not fit in memory", remedy=remedy)
+    return ResourceProblem(
+        f"a micro-batch of {micro} x {settings.context} tokens does not fit in memory", remedy=remedy
+    )

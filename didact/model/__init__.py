@@ -1,0 +1,1 @@
+"""transformers models: loading, attention, tuning, saving."""

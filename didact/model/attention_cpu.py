@@ -8,6 +8,7 @@ never repeated, and a block of queries multiplies only the keys somebody in it c
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,16 @@ from torch.autograd.function import once_differentiable
 
 from didact.model.sight import Sight
 
-# Queries of a block. More would multiply keys that most of them cannot see, fewer make thin products; short documents
-# that stand side by side share a block, for a call of a product costs more than the numbers it hides.
+# Queries of a block. More would multiply keys that most of them cannot see, fewer make thin products.
 QUERIES = 128
+# Tiny documents that stand side by side share a block up to this size: below it calls cost more than products.
+SHARED = 64
 # Keys up to which a block's probabilities wait for the backward. Making them again costs a sixth of the time;
 # keeping them costs memory that grows with the square of the document: at 512 a fifth of a layer's other memory.
 KEEP = 512
+# Keys come in multiples of this where the row has them: a softmax over 180 columns takes as long as one over 300,
+# because the columns left over by the vector width are computed one by one.
+LANES = 32
 
 
 @dataclass(frozen=True)
@@ -34,11 +39,14 @@ class Block:
     last: int
     low: int
     high: int
-    hide: tuple[tuple[int, int, Tensor], ...]  # columns [a, b) of the scores, the bias [queries, 1, b - a] added there
+    hide: tuple[tuple[int, int, Tensor], ...]  # columns [a, b) of the scores, their bias [queries * G, b - a]
 
 
-def blocks_of(sight: Sight, window: int | None, dtype: torch.dtype) -> list[Block]:
-    """The blocks of a batch. What a token sees is one interval of keys, and that is all the arithmetic there is."""
+def blocks_of(sight: Sight, window: int | None, group: int, dtype: torch.dtype) -> list[Block]:
+    """The blocks of a batch. What a token sees is one interval of keys, and that is all the arithmetic there is.
+
+    ``group`` is G, the query heads of a key head; ``dtype`` that of the scores.
+    """
     assert sight.doc is not None, "decoding has its own path"
     doc, reach = sight.doc.numpy(), sight.reach.numpy()
     token = np.arange(doc.shape[1])
@@ -52,49 +60,58 @@ def blocks_of(sight: Sight, window: int | None, dtype: torch.dtype) -> list[Bloc
         low = np.maximum(start, token - span)
         high = np.maximum(np.minimum(np.minimum(reach[row], token + span), end - 1), low) + 1  # never empty
         for a, b in cuts(runs):
-            blocks.append(block(row, a, b, low[a:b], high[a:b], dtype))
+            first, last = widened(int(low[a:b].min()), int(high[a:b].max()), len(token))
+            hide = hidden(low[a:b], high[a:b], first, last, group, dtype)
+            blocks.append(Block(row, a, b, first, last, hide))
     return blocks
 
 
 def runs_of(doc: np.ndarray, row: int) -> list[tuple[int, int]]:
     """The documents [start, end) of a row, padding left out."""
     edges = [0, *(np.flatnonzero(np.diff(doc)) + 1).tolist(), len(doc)]
-    runs = [(a, b) for a, b in zip(edges, edges[1:], strict=False) if a < b and doc[a] >= 0]
+    runs = [(a, b) for a, b in pairwise(edges) if a < b and doc[a] >= 0]
     if len({int(doc[a]) for a, _ in runs}) < len(runs):
         raise ValueError(f"row {row}: a document must be one unbroken run of tokens")
     return runs
 
 
 def cuts(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Query ranges of at most QUERIES: long documents are cut, short neighbours share."""
+    """Query ranges of at most QUERIES: long documents are cut, tiny neighbours share."""
     ranges: list[tuple[int, int]] = []
     for a, b in runs:
-        if ranges and ranges[-1][1] == a and b - ranges[-1][0] <= QUERIES:
+        if ranges and ranges[-1][1] == a and b - ranges[-1][0] <= SHARED:
             ranges[-1] = (ranges[-1][0], b)
         else:
             ranges += [(q, min(q + QUERIES, b)) for q in range(a, b, QUERIES)]
     return ranges
 
 
-def block(row: int, first: int, last: int, lows: np.ndarray, highs: np.ndarray, dtype: torch.dtype) -> Block:
-    """The block of queries [first, last), each of which sees the keys [low, high)."""
-    low, high = int(lows.min()), int(highs.max())
-    clear = (int(lows.max()), int(highs.min()))  # the keys that all of them see
+def widened(low: int, high: int, tokens: int) -> tuple[int, int]:
+    """Keys [low, high) and enough neighbours, which are hidden, to make a multiple of LANES."""
+    width = min(-(-(high - low) // LANES) * LANES, tokens)
+    high = min(low + width, tokens)
+    return high - width, high
+
+
+def hidden(
+    lows: np.ndarray, highs: np.ndarray, low: int, high: int, group: int, dtype: torch.dtype
+) -> tuple[tuple[int, int, Tensor], ...]:
+    """What hides keys [low, high) from queries that see [lows, highs), where not all of them see a key."""
+    clear = (int(lows.max()), int(highs.min()))
     parts = [(low, clear[0]), (clear[1], high)] if clear[0] < clear[1] else [(low, high)]
     hide = []
     for a, b in parts:
         if a < b:
             key = np.arange(a, b)
-            hidden = torch.from_numpy((key < lows[:, None]) | (key >= highs[:, None]))
-            bias = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min)
-            hide.append((a - low, b - low, bias[:, None]))
-    return Block(row, first, last, low, high, tuple(hide))
+            unseen = torch.from_numpy((key < lows[:, None]) | (key >= highs[:, None]))
+            bias = torch.zeros(unseen.shape, dtype=dtype).masked_fill_(unseen, torch.finfo(dtype).min)
+            hide.append((a - low, b - low, bias.repeat_interleave(group, 0)))
+    return tuple(hide)
 
 
 def fold(x: Tensor, keys: int) -> Tensor:
     """[B, H, T, hd] -> [B, K, T * G, hd]: the heads that share a key head become rows, a token's side by side."""
-    rows, _, tokens, width = x.shape
-    return x.unflatten(1, (keys, -1)).transpose(2, 3).reshape(rows, keys, -1, width)
+    return x.unflatten(1, (keys, -1)).transpose(2, 3).flatten(2, 3).contiguous()
 
 
 def unfold(x: Tensor, part: Block, into: Tensor) -> None:
@@ -111,9 +128,8 @@ def weights(q: Tensor, k: Tensor, part: Block, scale: float, softcap: float | No
         score.div_(softcap).tanh_()
         slope = 1 - score * score
         score *= softcap
-    view = score.unflatten(1, (part.last - part.first, -1))  # [K, queries, G, keys]
     for a, b, bias in part.hide:
-        view[..., a:b] += bias
+        score[..., a:b] += bias
     return torch.softmax(score, -1, out=score), slope  # in fp32 inside
 
 
@@ -204,7 +220,7 @@ def attention(
     softcap: float | None = None,
 ) -> Tensor:
     """query [B, H, T, hd], key and value [B, K, T, hd] -> [B, H, T, hd]; zero where there is padding."""
-    blocks = sight.derive(blocks_of, window, query.dtype)
+    blocks = sight.derive(blocks_of, window, query.shape[1] // key.shape[1], query.dtype)
     train = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     with torch.autocast("cpu", enabled=False):
         return Attention.apply(query, key, value, blocks, scale, softcap, train)

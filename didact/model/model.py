@@ -32,7 +32,9 @@ class Model(nn.Module):
     def outer(self) -> list[nn.Parameter]:
         """Parameters of the embeddings and the head: what Muon leaves to AdamW."""
         tables = [module for module in self.net.modules() if isinstance(module, nn.Embedding)]
-        return [p for module in (*tables, cast(nn.Module, self.net.get_output_embeddings())) for p in module.parameters()]
+        return [
+            p for module in (*tables, cast(nn.Module, self.net.get_output_embeddings())) for p in module.parameters()
+        ]
 
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states [B, T, D]; who sees whom is ``batch.doc`` and ``batch.reach``."""

@@ -105,7 +105,9 @@ class Sampler:
         position = torch.cat([torch.arange(n) for n in lengths])[None].to(self.device)
         token = torch.tensor([sum(prompts, [])], device=self.device)
         cache.open(lengths)
-        hidden = self._forward(token, position, Sight(doc, torch.arange(token.shape[1], device=self.device)[None]), cache)
+        hidden = self._forward(
+            token, position, Sight(doc, torch.arange(token.shape[1], device=self.device)[None]), cache
+        )
         cache.filled()
         return self._logits(hidden[0, torch.tensor(lengths, device=self.device).cumsum(0) - 1])
 

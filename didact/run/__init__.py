@@ -1,0 +1,1 @@
+"""One life in its folder: stages, resume, report."""

@@ -67,7 +67,9 @@ class StageFolder:
                 facts=saved["facts"],
             )
         except (ValueError, KeyError, TypeError, AttributeError) as error:
-            raise DataProblem("not a stage's record", where=str(record), remedy="delete it to run the stage again") from error
+            raise DataProblem(
+                "not a stage's record", where=str(record), remedy="delete it to run the stage again"
+            ) from error
 
     def finish(self, artifact: Artifact) -> None:
         """Records the stage as finished: the last thing written, beside and renamed."""

@@ -1,6 +1,6 @@
 """A recipe, stage by stage: what is finished is skipped, what changed and all that follows runs again."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -9,7 +9,7 @@ from didact.data.source import fingerprint
 from didact.engine.mesh import Mesh
 from didact.model.load import resolve
 from didact.model.settings import Scratch
-from didact.recipe.schema import Corpus, Evaluate, Finetune, Pretrain, Recipe, Stage, Tokenizer, stage_digest
+from didact.recipe.schema import Corpus, Evaluate, Finetune, Learning, Pretrain, Recipe, Stage, Tokenizer, stage_digest
 from didact.run import stages
 from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
 from didact.run.stages import Ground
@@ -45,6 +45,15 @@ class Life:
         self._start()
         return [self._stage(number, stage) for number, stage in enumerate(self.recipe.stages)]
 
+    def without_training(self) -> Iterator[Learning]:
+        """Makes data and tokenizers, and yields each training stage in its place instead of running it."""
+        self._start()
+        for number, stage in enumerate(self.recipe.stages):
+            if isinstance(stage, Learning):
+                yield stage
+            elif isinstance(stage, INDEPENDENT):
+                self._stage(number, stage)
+
     def _start(self) -> None:
         if isinstance(self.recipe.base, Scratch):
             self.parent = identity("scratch", self.recipe.base.model_dump_json())
@@ -57,14 +66,15 @@ class Life:
         self.parent = identity("base", content(self.model))
 
     def _stage(self, number: int, stage: Stage) -> Finished:
-        inputs = [fingerprint(data, self.outputs) for data in stage.inputs()]
-        name = identity(stage_digest(stage), self.parent, *inputs)
+        inputs = [fingerprint(data, self.outputs) for data in stage.inputs().values()]
+        parent = "" if isinstance(stage, INDEPENDENT) else self.parent
+        name = identity(stage_digest(stage), parent, *inputs)
         folder = stage_folder(self.folder, number, stage.name, name)
         artifact = folder.finished()
         skipped = artifact is not None
         if artifact is None:
             folder.path.mkdir(parents=True, exist_ok=True)
-            artifact = DO[type(stage)](stage, self._ground(), folder)
+            artifact = DO[type(stage)](stage, self.ground(), folder)
             if self.mesh.main:
                 folder.finish(artifact)
             self.mesh.barrier()
@@ -73,7 +83,8 @@ class Life:
         self._adopt(stage, artifact, name)
         return Finished(stage, folder, artifact, skipped)
 
-    def _ground(self) -> Ground:
+    def ground(self) -> Ground:
+        """What the next stage stands on."""
         scratch = self.recipe.base if isinstance(self.recipe.base, Scratch) else None
         return Ground(
             self.model, scratch, self.tokenizer, self.base, dict(self.outputs), self.cache, self.mesh, self.say
@@ -89,6 +100,8 @@ class Life:
             self.tokenizer, self.parent = artifact.tokenizer, name
 
 
+INDEPENDENT = (Corpus, Tokenizer)  # what they leave does not depend on the model so far
+
 DO: dict[type[Stage], Callable[..., Artifact]] = {
     Corpus: stages.corpus,
     Tokenizer: stages.tokenizer,
@@ -101,9 +114,8 @@ DO: dict[type[Stage], Callable[..., Artifact]] = {
 def find_model(name: str, cache: Path, say: Callable[[str], None]) -> Path:
     """The checkpoint folder behind an asset's name, a run folder, a folder, a hub id or a .gguf file."""
     if name in ASSETS:
-        return resolve(fetch(name, cache, say))
+        return resolve(next(fetch(name, cache, say).rglob("*.gguf")))
     pointer = Path(name) / "model.path"
     if pointer.is_file():
         return Path(name) / pointer.read_text().strip()
     return resolve(name)
-

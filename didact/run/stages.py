@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from transformers import PreTrainedModel
 
-from didact.data.pieces import Counts, cut
+from didact.data.pieces import Counts, cut, total
 from didact.data.sets import subset, tokenized
 from didact.data.settings import Data
 from didact.data.stream import TokenStream
@@ -24,7 +25,7 @@ from didact.model.model import Model
 from didact.model.save import save_model
 from didact.model.scratch import build
 from didact.model.settings import Scratch
-from didact.model.tune import apply
+from didact.model.tune import Tuned, apply
 from didact.objective import resolve
 from didact.objective.tokens import Causal
 from didact.recipe.schema import Corpus, Evaluate, Learning, Tokenizer
@@ -90,13 +91,11 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     sources, counts, steps = _sources(stage, ground, renderer)
     heldout = _parts(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = evaluate(model, Causal(), heldout, stage.context, ground.mesh) if heldout else None
-    loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, ground.say, stage.name)
+    said: list[str] = []
+    loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, both(ground.say, said.append), stage.name)
     done = loop.run()
     after = evaluate(model, Causal(), heldout, stage.context, ground.mesh) if heldout else None
-    if ground.mesh.main:
-        save_model(model.net, renderer.tokenizer, folder.model, stops=renderer.stops)
-        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)  # the model stands; nothing resumes from these
-    ground.mesh.barrier()
+    _save(model, stage, ground, renderer, folder)
     facts = {
         "steps": done.steps,
         "tokens": done.tokens,
@@ -106,9 +105,12 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
         "energy_wh": done.reading.energy_wh,
         "energy_source": done.reading.energy_source,
         "memory": done.reading.memory,
+        "share": done.reading.share,
+        "said": said,
         "loss": done.loss,
         "counts": counts.numbers(),
-        "trainable": tuned,
+        "trainable": tuned.count,
+        "parameters": tuned.total,
         "processes": ground.mesh.size,
         "heldout": _before_after(before, after),
     }
@@ -144,18 +146,12 @@ def evaluate_stage(stage: Evaluate, ground: Ground, folder: StageFolder) -> Arti
     return Artifact(facts=facts)
 
 
-def _prepared(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[Model, dict[str, Any]]:
+def _prepared(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[Model, Tuned]:
     """The model in its training type, tuned, sharded, in training mode."""
-    attention.register()
     mesh = ground.mesh
     dtype = pick_dtype(stage.precision, mesh.device)
     stored = dtype if mesh.size == 1 else torch.float32  # FSDP2 keeps fp32 shards and gathers them in dtype
-    if ground.model is not None:
-        net = load(ground.model, stored)
-    else:
-        assert ground.scratch is not None
-        net = build(ground.scratch, renderer.tokenizer, stage.context, stage.seed).to(stored)
-    tuned = apply(net, stage.tune, renderer.tokenizer, stage.seed)
+    net, tuned = _net(stage, ground, renderer, stored)
     net.to(mesh.device)
     if stage.activation_checkpointing:
         net.gradient_checkpointing_enable({"use_reentrant": False})
@@ -164,7 +160,35 @@ def _prepared(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[Mode
     model.train()
     mesh.shard(model, model.layers, dtype)
     ground.say(f"{stage.name}: {tuned.count:,} of {tuned.total:,} parameters train, {str(dtype).split('.')[1]}")
-    return model, {"count": tuned.count, "total": tuned.total}
+    if tuned.note:
+        ground.say(f"{stage.name}: {tuned.note}")
+    return model, tuned
+
+
+def _net(stage: Learning, ground: Ground, renderer: Renderer, dtype: torch.dtype) -> tuple[PreTrainedModel, Tuned]:
+    """The network the stage starts from, on the CPU, with what is trainable marked."""
+    attention.register()
+    if ground.model is not None:
+        net = load(ground.model, dtype)
+    else:
+        assert ground.scratch is not None
+        net = build(ground.scratch, renderer.tokenizer, stage.context, stage.seed).to(dtype)
+    return net, apply(net, stage.tune, renderer.tokenizer, stage.seed)
+
+
+def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, folder: StageFolder) -> None:
+    """Leaves the model as a standard folder; shards are gathered into a network that is whole again."""
+    net = model.net
+    if ground.mesh.size > 1:
+        state = ground.mesh.gathered(net)
+        if ground.mesh.main:
+            dtype = pick_dtype(stage.precision, ground.mesh.device)
+            net = _net(stage, ground, renderer, dtype)[0]
+            net.load_state_dict({name: value.to(dtype) for name, value in state.items()})
+    if ground.mesh.main:
+        save_model(net, renderer.tokenizer, folder.model, stops=renderer.stops)
+        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)  # the model stands; nothing resumes from these
+    ground.mesh.barrier()
 
 
 def _sources(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[list[Source], Counts, int]:
@@ -187,7 +211,11 @@ def _sources(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[list[
         steps = steps or length(stage, stream)
         sources.append(Source(task.name, resolve(task.objective.name, task.objective.options), stream, task.weight))
         all_counts.append(counts)
-    return sources, Counts(*(sum(values) for values in zip(*(c.numbers().values() for c in all_counts), strict=True))), steps
+    return (
+        sources,
+        Counts(*(sum(values) for values in zip(*(c.numbers().values() for c in all_counts), strict=True))),
+        steps,
+    )
 
 
 def _parts(
@@ -221,6 +249,16 @@ def _measure(
     greedy = Sampling(temperature=0, max_new_tokens=stage.max_new_tokens)
     answers = Sampler(model, renderer.decode, renderer.stops).generate(prompts, greedy)
     return scores, [answer.text for answer in answers]
+
+
+def both(*voices: Callable[[str], None]) -> Callable[[str], None]:
+    """One voice that speaks with all of them."""
+
+    def speak(line: str) -> None:
+        for voice in voices:
+            voice(line)
+
+    return speak
 
 
 def _before_after(before: Score | None, after: Score | None) -> dict[str, float] | None:
