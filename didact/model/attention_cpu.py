@@ -18,10 +18,9 @@ from torch.autograd.function import once_differentiable
 
 from didact.model.sight import Sight
 
-# Queries of a block. More would multiply keys that most of them cannot see, fewer make thin products.
-QUERIES = 128
-# Tiny documents that stand side by side share a block up to this size: below it calls cost more than products.
-SHARED = 64
+# Queries of a block. More would multiply keys that most of them cannot see, fewer make thin products; short documents
+# that stand side by side share a block, for a call of a product costs more than the numbers it hides.
+QUERIES = 96
 # Keys up to which a block's probabilities wait for the backward. Making them again costs a sixth of the time;
 # keeping them costs memory that grows with the square of the document: at 512 a fifth of a layer's other memory.
 KEEP = 512
@@ -76,10 +75,10 @@ def runs_of(doc: np.ndarray, row: int) -> list[tuple[int, int]]:
 
 
 def cuts(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Query ranges of at most QUERIES: long documents are cut, tiny neighbours share."""
+    """Query ranges of at most QUERIES: long documents are cut, short neighbours share."""
     ranges: list[tuple[int, int]] = []
     for a, b in runs:
-        if ranges and ranges[-1][1] == a and b - ranges[-1][0] <= SHARED:
+        if ranges and ranges[-1][1] == a and b - ranges[-1][0] <= QUERIES:
             ranges[-1] = (ranges[-1][0], b)
         else:
             ranges += [(q, min(q + QUERIES, b)) for q in range(a, b, QUERIES)]
