@@ -73,7 +73,7 @@ class Model(nn.Module):
         token = (torch.arange(12, device=device)[None] * 7919 + 13) % vocabulary  # [1, 12]
         index = torch.arange(12, device=device)[None]
         batch = Batch({"token": token, "position": index, "doc": torch.zeros_like(index), "reach": index})
-        training, implementation = self.net.training, self.net.config._attn_implementation
+        training, implementation = self.net.training, str(self.net.config._attn_implementation)
         self.net.eval()
         try:
             ours = self.logprob(self.hidden(batch), token, torch.ones_like(token, dtype=torch.float32))
