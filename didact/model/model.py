@@ -32,9 +32,8 @@ class Model(nn.Module):
     def outer(self) -> list[nn.Parameter]:
         """Parameters of the embeddings and the head: what Muon leaves to AdamW."""
         tables = [module for module in self.net.modules() if isinstance(module, nn.Embedding)]
-        return [
-            p for module in (*tables, cast(nn.Module, self.net.get_output_embeddings())) for p in module.parameters()
-        ]
+        head = cast(nn.Module, self.net.get_output_embeddings())
+        return list({id(p): p for module in (*tables, head) for p in module.parameters()}.values())
 
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states [B, T, D]; who sees whom is ``batch.doc`` and ``batch.reach``."""
@@ -62,7 +61,7 @@ class Model(nn.Module):
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     @torch.no_grad()
-    def check(self, tolerance: float = 2e-2) -> None:
+    def check(self) -> None:
         """Holds ``hidden`` and ``logprob`` against the network's own forward on a few tokens.
 
         Raises UsageProblem for an architecture that does something else between its last hidden state and its
@@ -83,7 +82,7 @@ class Model(nn.Module):
             self.net.set_attn_implementation(implementation)
             self.net.train(training)
         error = (ours - theirs.gather(-1, token[..., None])[..., 0]).abs().max().item()
-        if not error < tolerance:
+        if not error < (2e-2 if ours.dtype == self.net.dtype else 0.3):  # bf16 rounds the two paths differently
             raise UsageProblem(
                 f"{type(self.net).__name__} does more between hidden states and logits than Didact reproduces "
                 f"(log-probabilities differ by {error:.2g})",
