@@ -14,7 +14,7 @@ quickstart: $(STAMP)
 	$(BIN)/didact run recipes/quickstart.yaml
 
 test: $(DEV_STAMP)
-	$(BIN)/python -m pytest -m "not slow and not download"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not download"
 
 test-all: $(DEV_STAMP)
 	$(BIN)/python -m pytest
@@ -28,8 +28,9 @@ format: $(DEV_STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
+# ARGS chooses, as in: make bench ARGS='sft --quick'. Building llama.cpp takes a C++ compiler and some minutes.
 bench: $(BENCH_STAMP)
-	.bench-venv/bin/python -m benchmarks
+	.bench-venv/bin/python -m benchmarks $(ARGS)
 
 clean:
 	rm -rf .venv .bench-venv
@@ -43,3 +44,11 @@ $(DEV_STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
 	$(BIN)/python $(PIP) -e '.[dev]'
 	touch $(STAMP) $@
+
+# The last line is a guard: peers may ask for torchvision, which breaks transformers beside a CPU torch.
+$(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
+	$(PYTHON) -m venv .bench-venv
+	.bench-venv/bin/python $(PIP) -e '.[gguf]' -r benchmarks/requirements.txt
+	.bench-venv/bin/python $(PIP) --no-deps -r benchmarks/requirements-nodeps.txt
+	! .bench-venv/bin/python -c 'import torchvision' 2>/dev/null
+	touch $@
