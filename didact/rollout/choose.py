@@ -16,9 +16,10 @@ def choose(logits: Tensor, sampling: Sampling, seen: Tensor | None, uniform: flo
     if sampling.temperature == 0:
         return int(logits.argmax())
     prob, token = candidates((logits / sampling.temperature).softmax(-1), sampling)
-    threshold = uniform * float(prob.sum())
-    place = int(torch.searchsorted(prob.cumsum(0), threshold, right=True).clamp(max=len(prob) - 1))
-    return int(token[place])
+    so_far = prob.cumsum(0)
+    place = torch.searchsorted(so_far, uniform * so_far[-1:], right=True)
+    last = torch.searchsorted(so_far, so_far[-1:])  # rounding up to the whole sum must not reach tokens of no chance
+    return int(token[torch.minimum(place, last)])
 
 
 def candidates(prob: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:

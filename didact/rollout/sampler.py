@@ -1,7 +1,7 @@
 """Prompts in, completions with log-probabilities out: batched decoding on the model that is being trained."""
 
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,8 +14,7 @@ from didact.model.model import Model
 from didact.rollout.cache import SlotCache
 from didact.rollout.choose import choose, uniform
 from didact.rollout.settings import Sampling
-
-Decode = Callable[[Sequence[int]], str]
+from didact.rollout.text import Decode, Unrolled, undecided
 
 
 @dataclass
@@ -23,7 +22,8 @@ class Completion:
     """What was sampled for one prompt.
 
     ``tokens`` include the stop token that ended it; ``logprobs`` are the model's own log-probabilities of them, before
-    temperature and truncation; ``text`` is without stop token and stop string.
+    temperature and truncation; ``text`` is without stop token and stop string, and only ever grows: half a character,
+    or what may become a stop string, waits for its rest.
     """
 
     prompt: int
@@ -40,8 +40,10 @@ class _Row:
     out: Completion
     sampling: Sampling
     position: int
+    seen: set[int]
+    words: Unrolled
     last: int = 0
-    seen: set[int] = field(default_factory=set)
+    searched: int = 0  # characters known to hold no stop string's beginning
 
 
 class Sampler:
@@ -96,7 +98,7 @@ class Sampler:
                 f"prompt {number} has {len(prompt)} tokens; this model takes 1 to {self.longest - 1}",
                 remedy="shorten it",
             )
-        return _Row(Completion(number), sampling, len(prompt), seen=set(prompt))
+        return _Row(Completion(number), sampling, len(prompt), set(prompt), Unrolled(self.decode, prompt))
 
     def _prefill(self, cache: SlotCache, prompts: list[list[int]]) -> Tensor:
         """Logits after each prompt [n, V]; the prompts go through packed in one row, without padding."""
@@ -152,12 +154,18 @@ class Sampler:
     def _settle(self, row: _Row) -> None:
         """Updates the text and decides whether the completion is over."""
         out = row.out
-        stopped = out.tokens[-1] in self.stops
-        out.text = self.decode(out.tokens[:-1] if stopped else out.tokens)
-        places = [place for stop in row.sampling.stop if (place := out.text.find(stop)) >= 0]
-        if places:
-            out.text = out.text[: min(places)]
-        if stopped or places:
+        if out.tokens[-1] in self.stops:
             out.reason = "stop"
-        elif len(out.tokens) >= row.sampling.max_new_tokens or row.position >= self.longest:
-            out.reason = "length"
+        else:
+            row.words.add(out.tokens[-1])
+            full = len(out.tokens) >= row.sampling.max_new_tokens or row.position >= self.longest
+            out.reason = "length" if full else ""
+        if out.reason:
+            row.words.finish()
+        text, stops = row.words.text, row.sampling.stop
+        places = [place for stop in stops if (place := text.find(stop, row.searched)) >= 0]
+        if places:
+            out.text, out.reason = text[: min(places)], "stop"
+        else:
+            row.searched = len(text) - undecided(text, stops)
+            out.text = text if out.reason else text[: row.searched]

@@ -1,5 +1,7 @@
 """How to sample."""
 
+from typing import Annotated
+
 from pydantic import Field
 
 from didact.settings import Settings
@@ -14,5 +16,7 @@ class Sampling(Settings):
     top_p: float = Field(default=0.95, gt=0, le=1)
     min_p: float = Field(default=0.0, ge=0, le=1, description="least probability, as a share of the likeliest")
     repetition_penalty: float = Field(default=1.0, gt=0)
-    stop: tuple[str, ...] = Field(default=(), description="strings that end a completion; they are not part of it")
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
+        default=(), description="strings that end a completion; they are not part of it"
+    )
     seed: int = 0
