@@ -21,11 +21,12 @@ class SlotLayer(CacheLayerMixin):
     def __init__(self, owner: "SlotCache"):
         super().__init__()
         self.owner = owner
+        self.key = self.value = torch.empty(0)
 
     def lazy_initialization(self, key_states: Tensor, value_states: Tensor) -> None:
         """Nothing to hold yet: slots grow when they are filled."""
-        self.keys = key_states.new_empty(0, key_states.shape[1], 0, key_states.shape[3])
-        self.values = value_states.new_empty(0, value_states.shape[1], 0, value_states.shape[3])
+        self.key = key_states.new_empty(0, key_states.shape[1], 0, key_states.shape[3])
+        self.value = value_states.new_empty(0, value_states.shape[1], 0, value_states.shape[3])
         self.is_initialized = True
 
     def update(self, key_states: Tensor, value_states: Tensor, *args: Any, **kwargs: Any) -> tuple[Tensor, Tensor]:
@@ -35,25 +36,25 @@ class SlotLayer(CacheLayerMixin):
         if self.owner.filling:
             self._grow()
             for slot, start, length in self.owner.filling:
-                self.keys[slot, :, :length] = key_states[0, :, start : start + length]
-                self.values[slot, :, :length] = value_states[0, :, start : start + length]
+                self.key[slot, :, :length] = key_states[0, :, start : start + length]
+                self.value[slot, :, :length] = value_states[0, :, start : start + length]
             return key_states, value_states
         self._grow()
         slots, where = self.owner.index, self.owner.length
-        self.keys[slots, :, where] = key_states[:, :, 0]
-        self.values[slots, :, where] = value_states[:, :, 0]
+        self.key[slots, :, where] = key_states[:, :, 0]
+        self.value[slots, :, where] = value_states[:, :, 0]
         used = self.owner.used + 1
-        return self.keys[:, :, :used], self.values[:, :, :used]
+        return self.key[:, :, :used], self.value[:, :, :used]
 
     def _grow(self) -> None:
         slots, capacity = self.owner.slots, self.owner.capacity
-        if self.keys.shape[0] != slots or self.keys.shape[2] < capacity:
-            self.keys, self.values = _resized(self.keys, slots, capacity), _resized(self.values, slots, capacity)
+        if self.key.shape[0] != slots or self.key.shape[2] < capacity:
+            self.key, self.value = _resized(self.key, slots, capacity), _resized(self.value, slots, capacity)
 
     def move(self, source: int, target: int) -> None:
         """Copies one slot over another."""
-        self.keys[target] = self.keys[source]
-        self.values[target] = self.values[source]
+        self.key[target] = self.key[source]
+        self.value[target] = self.value[source]
 
     def get_mask_sizes(self, query_length: int) -> tuple[int, int]:
         """Asked by transformers' mask code, whose mask Didact does not use."""
@@ -77,7 +78,8 @@ class SlotCache(Cache):
         self.index = torch.zeros(0, dtype=torch.int64, device=device)
         self.used = 0  # the longest slot
         self.capacity = 0
-        super().__init__(layers=[SlotLayer(self) for _ in range(layers)])
+        self.stores = [SlotLayer(self) for _ in range(layers)]
+        super().__init__(layers=[*self.stores])
 
     @property
     def slots(self) -> int:
@@ -103,8 +105,8 @@ class SlotCache(Cache):
         """Frees a slot; the last one takes its number."""
         last = self.slots - 1
         if slot != last:
-            for layer in self.layers:
-                layer.move(last, slot)
+            for store in self.stores:
+                store.move(last, slot)
             self.length[slot] = self.length[last]
         self._set(self.length[:last].clone())
 

@@ -3,6 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from itertools import chain
 from typing import Any, Literal
 
 import torch
@@ -105,7 +106,7 @@ class Sampler:
         lengths = [len(prompt) for prompt in prompts]
         doc = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(lengths))[None].to(self.device)
         position = torch.cat([torch.arange(n) for n in lengths])[None].to(self.device)
-        token = torch.tensor([sum(prompts, [])], device=self.device)
+        token = torch.tensor([list(chain.from_iterable(prompts))], device=self.device)
         cache.open(lengths)
         hidden = self._forward(
             token, position, Sight(doc, torch.arange(token.shape[1], device=self.device)[None]), cache
