@@ -47,13 +47,20 @@ def run(
     nproc: Annotated[int, typer.Option(min=1, help="Processes on this machine.")] = 1,
 ) -> None:
     """Runs a recipe; what is finished is skipped, what was stopped goes on where it stopped."""
-    if nproc > 1 and "WORLD_SIZE" not in os.environ:
-        from didact.engine.supervise import supervise
+    from didact.engine.stop import listening
 
-        raise typer.Exit(supervise(["run", str(recipe), *(overrides or []), "--runs", str(runs)], nproc, say))
-    from didact.run.command import run_recipe
+    code, breaches = 0, []
+    with listening():
+        if nproc > 1 and "WORLD_SIZE" not in os.environ:
+            from didact.engine.supervise import supervise
 
-    breaches = run_recipe(recipe, overrides or [], runs, say)
+            code = supervise(["run", str(recipe), *(overrides or []), "--runs", str(runs)], nproc, say)
+        else:
+            from didact.run.command import run_recipe
+
+            breaches = run_recipe(recipe, overrides or [], runs, say)
+    if code:
+        raise typer.Exit(code)
     if breaches:
         raise GateFailed("; ".join(breaches), where=str(recipe))
 

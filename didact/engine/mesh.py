@@ -1,8 +1,9 @@
 """Processes and how a model is spread over them: the only file that knows torch.distributed's FSDP2."""
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -15,6 +16,7 @@ from torch.distributed.tensor import DTensor
 from didact.errors import ResourceProblem
 
 Key = TypeVar("Key")
+WAIT = timedelta(hours=12)  # the others wait while the first downloads or tokenizes; a death is noticed at once
 
 
 def pick_device(wanted: str) -> torch.device:
@@ -55,6 +57,16 @@ class Mesh:
         """Whether the flag is set on some process."""
         return bool(self.sum({"": torch.tensor(float(flag))})[""])
 
+    def gather(self, numbers: Sequence[int]) -> list[int]:
+        """Every process's numbers, as many of each, the first of all before the second of any."""
+        mine = torch.tensor(numbers, dtype=torch.int64)
+        if self.size == 1 or not len(mine):
+            return mine.tolist()
+        mine = mine.to(self.device)
+        everyone = [torch.empty_like(mine) for _ in range(self.size)]
+        dist.all_gather(everyone, mine)
+        return torch.stack(everyone, dim=1).flatten().tolist()
+
     def barrier(self) -> None:
         """Waits for every process."""
         if self.size > 1:
@@ -91,5 +103,5 @@ def join(wanted: str) -> Mesh:
     if size == 1:
         return Mesh(device)
     if not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo")
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=WAIT)
     return Mesh(device, dist.get_rank(), size, init_device_mesh(device.type, (size,)))

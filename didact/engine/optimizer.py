@@ -4,6 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from didact.engine.settings import Training
 
@@ -39,7 +40,7 @@ class Optimizer:
         """Norm of the whole gradient; scales it down to ``limit`` when that is positive and exceeded."""
         masters = list(self.master.values())
         norm = torch.nn.utils.get_total_norm([p.grad for p in masters if p.grad is not None])
-        norm = norm.full_tensor() if hasattr(norm, "full_tensor") else norm
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
         if limit > 0:
             torch.nn.utils.clip_grads_with_norm_(masters, limit, norm)
         return norm

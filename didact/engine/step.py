@@ -24,7 +24,7 @@ class Task:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step measured, over all processes. ``loss`` and ``weight`` are by (task, term)."""
+    """What one step measured, over all processes: ``loss`` and ``weight`` by (task, term), ``rows`` in data order."""
 
     loss: dict[tuple[str, str], float]
     weight: dict[tuple[str, str], float]
@@ -60,7 +60,7 @@ def take_step(
             batch, cursors[task.name] = next(task.stream)
             ready.append((task, task.objective.prepare(model, batch.to(mesh.device), rng)))
     total = mesh.sum({(task.name, term): w.sum() for task, batch in ready for term, w in batch.weight.items()})
-    done = {key: torch.zeros((), dtype=torch.float64) for key in total}
+    done: dict[tuple[str, str], list[Tensor]] = {key: [] for key in total}
     for task, batch in ready:
         for piece in task.objective.split(batch, micro_rows):
             if interrupted():
@@ -72,14 +72,15 @@ def take_step(
             }
             (task.weight * mesh.size * torch.stack(list(terms.values())).sum()).backward()
             for term, value in terms.items():
-                done[task.name, term] += value.detach().double().cpu()
+                done[task.name, term].append(value.detach())
     read = torch.tensor(float(sum(_tokens(batch) for _, batch in ready)))
-    summed = mesh.sum({**done, "tokens": read})
+    mine = {key: torch.stack(values).cpu().double().sum() for key, values in done.items()}  # one wait for the device
+    summed = mesh.sum({**mine, "tokens": read})
     return Step(
         loss={key: summed[key].item() for key in total},
         weight={key: value.item() for key, value in total.items()},
         tokens=int(summed["tokens"]),
-        rows=[row for _, batch in ready if "row" in batch for row in batch.row.tolist()],
+        rows=[row for _, batch in ready if "row" in batch for row in mesh.gather(batch.row.tolist())],
         cursors=cursors,
     )
 

@@ -10,36 +10,60 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
-from didact.engine.stop import listening
+from didact.engine.stop import held
 from didact.errors import Preempted
 
+PROGRAM = (sys.executable, "-m", "didact")
 RESTARTS = 20  # a machine that kills more often than this needs a person
 POLL = 0.1  # seconds between looks
 GRACE = 1.0  # seconds in which the others of a broken group are given to say what they died of
 PATIENCE = 120.0  # seconds to save after being asked to stop
+FOLLOW = 10.0  # seconds in which the others follow the first that has stopped
+
+Process = subprocess.Popen[bytes]
+Group = Sequence[Process]
 
 
 def supervise(arguments: Sequence[str], processes: int, say: Callable[[str], None]) -> int:
     """Runs ``didact`` with these arguments in so many processes; returns the exit code of the whole.
 
     A process killed by a signal brings all of them back up to ``RESTARTS`` times, from the last checkpoint; one that
-    ends by itself with an error ends the run with its code.
+    ends by itself with an error ends the run with its code. Asked to stop, all are asked, and the code is 75.
     """
-    with listening() as stop:
-        for attempt in range(RESTARTS + 1):
-            group = [_start(arguments, rank, processes, port) for port in [_free_port()] for rank in range(processes)]
-            codes = _watch(group, stop)
-            killed = [rank for rank, code in enumerate(codes) if code < 0]
-            if not killed or stop():
+    with held() as stop:
+        attempt = 0
+        while True:
+            with _started(arguments, processes) as group:
+                codes = _codes(group, stop)
+            killed = [f"{rank} ({signal.Signals(-code).name})" for rank, code in enumerate(codes) if code < 0]
+            if killed and stop():
+                return Preempted.code
+            if not killed or _foreseen(codes) or attempt == RESTARTS:
                 return _worst(codes)
-            names = ", ".join(f"{rank} ({signal.Signals(-codes[rank]).name})" for rank in killed)
-            say(f"process {names} was killed; starting all {processes} again ({attempt + 1} of {RESTARTS})")
-    return _worst(codes)
+            attempt += 1
+            again = f"starting all {processes} again ({attempt} of {RESTARTS})"
+            say(f"process {', '.join(killed)} was killed; {again}")
 
 
-def _start(arguments: Sequence[str], rank: int, processes: int, port: int) -> subprocess.Popen[bytes]:
+@contextmanager
+def _started(arguments: Sequence[str], processes: int) -> Iterator[Group]:
+    """The group, of which nothing is left when the block ends, however it ends."""
+    port = _free_port()
+    group: list[Process] = []
+    try:
+        for rank in range(processes):
+            group.append(_start(arguments, rank, processes, port))
+        yield group
+    finally:
+        _signal(group, signal.SIGKILL)
+        for process in group:
+            process.wait()
+
+
+def _start(arguments: Sequence[str], rank: int, processes: int, port: int) -> Process:
     threads = max(1, (os.cpu_count() or 1) // processes)
     env = {
         "OMP_NUM_THREADS": str(threads),
@@ -52,41 +76,44 @@ def _start(arguments: Sequence[str], rank: int, processes: int, port: int) -> su
         "MASTER_PORT": str(port),
     }
     # A session of its own: Ctrl-C reaches the supervisor alone, which hands it on once.
-    return subprocess.Popen([sys.executable, "-m", "didact", *arguments], env=env, start_new_session=True)
+    return subprocess.Popen([*PROGRAM, *arguments], env=env, start_new_session=True)
 
 
-def _watch(group: Sequence[subprocess.Popen[bytes]], stop: Callable[[], bool]) -> list[int]:
-    """Waits until all have ended; ends the rest once one has failed. Returns their exit codes."""
-    asked = failed = None
+def _codes(group: Group, stop: Callable[[], bool]) -> list[int]:
+    """Waits until all have ended, or one has broken the group; the exit codes, 0 for those we have to end ourselves."""
+    asked = first = None
     while any(process.poll() is None for process in group):
         now = time.monotonic()
         if stop() and asked is None:
-            asked = now
+            asked, first = now, None
             _signal(group, signal.SIGTERM)
-        if failed is None and any(process.poll() not in (None, 0) for process in group):
-            failed = now
-        if (failed and not stop() and now - failed > GRACE) or (asked and now - asked > PATIENCE):
-            codes = [process.poll() for process in group]
-            _signal(group, signal.SIGKILL)
-            for process in group:
-                process.wait()
-            return [code if code is not None else 0 for code in codes]  # those we ended ourselves did not fail
+        if first is None and any(process.poll() for process in group):
+            first = now
+        leaving = asked or Preempted.code in [process.poll() for process in group]
+        if first and now - first > (FOLLOW if leaving else GRACE):
+            break
+        if asked and now - asked > PATIENCE:
+            return [Preempted.code]
         time.sleep(POLL)
-    return [process.wait() for process in group]
+    return [process.poll() or 0 for process in group]
 
 
-def _signal(group: Sequence[subprocess.Popen[bytes]], number: signal.Signals) -> None:
+def _signal(group: Group, number: signal.Signals) -> None:
     for process in group:
         if process.poll() is None:
             process.send_signal(number)
 
 
 def _worst(codes: Sequence[int]) -> int:
-    """Preempted if that is what happened, else the first failure, else 0."""
-    if Preempted.code in codes:
-        return Preempted.code
+    """Preempted if that is what happened, else what one of them foresaw (others break with it), else the first."""
     failures = [code if code > 0 else 128 - code for code in codes if code]
-    return failures[0] if failures else 0
+    foreseen = _foreseen(codes)
+    return Preempted.code if Preempted.code in codes else [*foreseen, *failures, 0][0]
+
+
+def _foreseen(codes: Sequence[int]) -> list[int]:
+    """Exit codes of mistakes that a process named itself; 1 is what the others of its group die of."""
+    return [code for code in codes if code > 1 and code < 128]
 
 
 def _free_port() -> int:

@@ -3,9 +3,9 @@
 import math
 import os
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -17,16 +17,18 @@ from didact.engine.mesh import Mesh
 from didact.engine.meter import Meter, Reading, flops_per_token, measure_peak
 from didact.engine.metrics import Metrics
 from didact.engine.optimizer import Optimizer
-from didact.engine.precision import compiled
+from didact.engine.precision import compiled, pick_dtype
 from didact.engine.progress import Progress
 from didact.engine.schedule import scale
 from didact.engine.settings import Training
 from didact.engine.step import Interrupted, Step, Task, take_step
-from didact.engine.stop import StopFlag, listening
+from didact.engine.stop import StopFlag, held
 from didact.errors import Diverged, Preempted, ResourceProblem, UsageProblem
 from didact.model.model import Model
 from didact.objective.base import Objective
 from didact.rng import Rng, mix
+
+SLOW = 5.0  # seconds a step may last before several processes agree midway on whether to leave it
 
 
 @dataclass(frozen=True)
@@ -46,6 +48,7 @@ class Place:
     step: int = 0
     tokens: int = 0
     trained: int = 0
+    loss: float = math.nan
     cursors: dict[str, int] = field(default_factory=dict)
 
 
@@ -62,7 +65,7 @@ class Trained:
 def length(settings: Training, stream: TokenStream) -> int:
     """Steps of a run: the first reached of epochs, max_steps and tokens; one epoch when none is said."""
     rows, tokens = len(stream.epoch(0)), stream.tokens_per_epoch()
-    bounds = [settings.max_steps] if settings.max_steps else []
+    bounds: list[float] = [settings.max_steps] if settings.max_steps else []
     if settings.tokens:
         bounds.append(settings.tokens * rows / tokens / settings.batch_size)
     if settings.epochs or not bounds:
@@ -98,41 +101,48 @@ class Loop:
         self.folder, self.mesh, self.say, self.name = folder, mesh, say, name
         self.optimizer = Optimizer(model, settings, model.outer())
         self.watch = Watch()
-        self.meter = Meter(steps, None, mesh.device, **work(model, settings.context))
+        # The meter counts the tokens of all processes, and holds one against its share of the work.
+        flops = flops_per_token(model.net, settings.context / 2)  # a causal token sees half its row on average
+        peak = measure_peak(mesh.device, pick_dtype(settings.precision, mesh.device))
+        self.meter = Meter(steps, None, mesh.device, flops_per_token=flops / mesh.size, peak=peak)
         self.place = Place(cursors={source.name: 0 for source in sources})
         self.micro = min(settings.micro_batch_size, rows_per_process(settings, mesh))
+        self.slow = True  # until a step has been timed
 
     def run(self) -> Trained:
         """Trains from wherever the last run stopped. Raises Preempted (saved), Diverged, ResourceProblem."""
         self._restore()
+        compiled(self.model, self.settings, self.steps)
         probe(self.model, self.sources, self.settings, self.mesh, self.micro)
         self.optimizer.zero()
         self.meter.lap()
-        loss, reading = math.nan, self.meter.stop()
-        with listening() as stop, self._metrics() as metrics, self._progress() as progress:
+        with held() as stop, self._metrics() as metrics, self._progress() as progress:
             tasks = self._tasks()
-            model = compiled(self.model, self.settings, self.steps - self.place.step)
             while self.place.step < self.steps:
-                torch.manual_seed(mix(self.settings.seed, self.place.step, self.mesh.rank))
-                try:
-                    step = take_step(
-                        model, tasks, self.mesh, Rng(self.settings.seed, self.place.step), self.micro, self._asked(stop)
-                    )
-                except Interrupted:
-                    self._preempt(stop)
-                loss = step.total(tasks)
-                norm, rate, rolled_back = self._update(step, loss)
+                step = self._gradient(tasks, stop)
+                norm, rate, rolled_back = self._update(step, step.total(tasks))
                 if rolled_back:
                     tasks = self._tasks()
+                    self._forget(metrics)
                     continue
-                reading = self.meter.step(step.tokens // self.mesh.size)
-                self._record(metrics, progress, step, loss, norm, rate, reading)
-                if self.mesh.any(stop()):
+                reading, asked = self._agree(self.meter.step(step.tokens), stop())
+                self._record(metrics, progress, step, norm, rate, reading)
+                if asked:
                     self._preempt(stop)
-                if self.place.step % self.settings.save_every == 0 and self.place.step < self.steps:
-                    self._save()
+                if self.place.step % self.settings.save_every == 0 or self.place.step == self.steps:
+                    self._save()  # at the end too: what follows, the model's own save above all, may fail or be killed
                     self.meter.lap()
-        return Trained(self.place.step, self.place.tokens, loss, self.meter.stop())
+        reading, _ = self._agree(self.meter.stop(), False)
+        return Trained(self.place.step, self.place.tokens, self.place.loss, reading)
+
+    def _gradient(self, tasks: Sequence[Task], stop: StopFlag) -> Step:
+        """The step's gradient; all randomness outside of objectives (dropout) is a function of the step too."""
+        torch.manual_seed(mix(self.settings.seed, self.place.step, self.mesh.rank))
+        rng = Rng(self.settings.seed, self.place.step)
+        try:
+            return take_step(self.model, tasks, self.mesh, rng, self.micro, self._leaving(stop))
+        except Interrupted:
+            self._preempt(stop)
 
     def _update(self, step: Step, loss: float) -> tuple[float, float, bool]:
         """Clips, asks the watch, updates. Returns (gradient norm, learning-rate scale, was it rolled back)."""
@@ -144,6 +154,7 @@ class Loop:
         for line in lines:
             self.say(line)
         self.place.cursors = step.cursors
+        self.place.loss = loss
         if verdict is Verdict.ROLLBACK and self._roll_back(step):
             return norm, rate, True
         if verdict in (Verdict.ROLLBACK, Verdict.STOP):  # nothing to go back to, or a second time
@@ -166,6 +177,8 @@ class Loop:
             return False
         self._load(newest)
         self.place.cursors = step.cursors
+        self.watch.broken, self.watch.spikes = [], 0  # where the checkpoint was saved among them
+        self.meter.steps = self.place.step
         self.optimizer.zero()
         self.say(f"went back to step {self.place.step} and on with the data after the broken rows")
         return True
@@ -176,11 +189,21 @@ class Loop:
             for source in self.sources
         ]
 
-    def _asked(self, stop: StopFlag) -> Callable[[], bool]:
-        """Alone, a process may leave a step midway; among several all must leave at the same place, its end."""
-        return stop if self.mesh.size == 1 else lambda: False
+    def _leaving(self, stop: StopFlag) -> Callable[[], bool]:
+        """Whether to leave a step midway. Several processes must agree on it, a message worth sending in slow steps."""
+        if self.mesh.size == 1:
+            return stop
+        return (lambda: self.mesh.any(stop())) if self.slow else (lambda: False)
 
-    def _preempt(self, stop: StopFlag) -> None:
+    def _agree(self, reading: Reading, asked: bool) -> tuple[Reading, bool]:
+        """The energy of all processes, and whether any of them is asked to stop, in one message."""
+        lasted = self.meter.recent[-1][1] if self.meter.recent else 0.0
+        mine = {"energy": reading.energy_wh, "asked": float(asked), "seconds": lasted / self.mesh.size}
+        summed = self.mesh.sum({name: torch.tensor(value, dtype=torch.float64) for name, value in mine.items()})
+        self.slow = bool(summed["seconds"] > SLOW)
+        return replace(reading, energy_wh=summed["energy"].item()), bool(summed["asked"])
+
+    def _preempt(self, stop: StopFlag) -> NoReturn:
         self._save()
         name = stop.asked.name if stop.asked else "another process"
         raise Preempted(
@@ -195,12 +218,12 @@ class Loop:
 
     def _save(self) -> None:
         self.optimizer.zero()
+        meter = self.meter.state()
+        joules = self.mesh.sum({"": torch.tensor(meter["joules"], dtype=torch.float64)})[""].item()
         state: dict[str, Any] = {
-            "tokens": self.place.tokens,
-            "trained": self.place.trained,
-            "cursors": self.place.cursors,
+            **asdict(self.place),
             "watch": self.watch.state(),
-            "meter": self.meter.state(),
+            "meter": {**meter, "joules": joules},
             "threads": torch.get_num_threads(),
             "processes": self.mesh.size,
         }
@@ -209,60 +232,57 @@ class Loop:
 
     def _restore(self) -> None:
         newest = checkpoint.latest(self._checkpoints, self.say)
-        if newest is not None:
-            self._load(newest)
-            self.say(f"{self.name}: resumed at step {self.place.step} of {self.steps}")
-
-    def _load(self, path: Path) -> None:
-        state = checkpoint.load(path, self.optimizer.tensors())
-        self.optimizer.publish()
-        self.place = Place(state["step"], state["tokens"], state["trained"], dict(state["cursors"]))
-        self.watch.restore(state["watch"])
-        self.meter.restore(state["meter"])
+        if newest is None:
+            return
+        state = self._load(newest)
+        self.meter.restore({**state["meter"], "joules": state["meter"]["joules"] / self.mesh.size})
         if state["processes"] == self.mesh.size:
             torch.set_num_threads(state["threads"])  # sums depend on it: a resumed run equals the unbroken one
+        self.say(f"{self.name}: resumed at step {self.place.step} of {self.steps}")
+
+    def _load(self, path: Path) -> dict[str, Any]:
+        state = checkpoint.load(path, self.optimizer.tensors())
+        self.optimizer.publish()
+        self.place = Place(**{kept.name: state[kept.name] for kept in fields(Place)})
+        self.watch.restore(state["watch"])
+        return state
 
     # ---- what is shown -----------------------------------------------------------------------------------------
 
     def _metrics(self) -> Metrics:
         metrics = Metrics(self.folder / "metrics.jsonl" if self.mesh.main else Path(os.devnull))
+        self._forget(metrics)
+        return metrics
+
+    def _forget(self, metrics: Metrics) -> None:
+        """Drops the lines of steps that are yet to come, again."""
         if self.mesh.main:
             metrics.truncate_after(self.place.step)
-        return metrics
 
     def _progress(self) -> Progress:
         return Progress(self.name, self.steps, quiet=not self.mesh.main)
 
     def _record(
-        self, metrics: Metrics, progress: Progress, step: Step, loss: float, norm: float, rate: float, reading: Reading
+        self, metrics: Metrics, progress: Progress, step: Step, norm: float, rate: float, reading: Reading
     ) -> None:
         if not self.mesh.main:
             return
-        progress.update(self.place.step, loss, reading)
+        progress.update(self.place.step, self.place.loss, reading)
         if self.place.step % self.settings.log_every == 0 or self.place.step == self.steps:
             metrics.write(
                 self.place.step,
-                loss=loss,
+                loss=self.place.loss,
                 grad_norm=norm,
                 learning_rate=rate * self.settings.learning_rate,
                 tokens=self.place.tokens,
                 trained_tokens=self.place.trained,
-                tokens_per_second=reading.tokens_per_second * self.mesh.size,
+                tokens_per_second=reading.tokens_per_second,
                 seconds=reading.seconds,
                 memory=reading.memory,
                 energy_wh=reading.energy_wh,
                 **({} if reading.share is None else {"share": reading.share}),
                 **{f"loss/{name}/{term}": value for (name, term), value in step.loss.items() if len(step.loss) > 1},
             )
-
-
-def work(model: Model, context: int) -> dict[str, float]:
-    """What the meter needs for the share of the machine's peak: FLOPs a token and FLOP/s at best."""
-    weight = next(model.layers.parameters())
-    return {
-        "flops_per_token": flops_per_token(model.net, context / 2),  # a causal token sees half its row on average
-        "peak": measure_peak(weight.device, weight.dtype),
-    }
 
 
 def probe(model: Model, sources: Sequence[Source], settings: Training, mesh: Mesh, micro: int) -> None:
