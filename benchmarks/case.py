@@ -1,0 +1,124 @@
+"""The nouns of a benchmark: a case, its sides, and what one run of a side measured."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Side:
+    """One program with its settings: ``run`` is ``module:function`` in this package, called with a ``Job``.
+
+    ``about`` says the settings in words. ``lesser`` says in what way a side does less than ours, if it does: such a
+    side is measured and shown but never stands for its peer.
+    """
+
+    name: str
+    run: str
+    about: str
+    options: Mapping[str, Any] = field(default_factory=dict)
+    lesser: str = ""
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A peer and every way it might be at its best; the trial round picks the fastest that does the same work.
+
+    ``packages`` are the distributions whose versions matter. ``agrees`` is off where the peer computes in another
+    precision, so that its numbers cannot be held against ours.
+    """
+
+    name: str
+    packages: tuple[str, ...]
+    sides: tuple[Side, ...]
+    agrees: bool = True
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much of a case is run. The first ``warmup`` steps of every run are not timed.
+
+    ``trial`` is how many steps each side is timed for once, before the rounds, to see which are a peer's best; 0 takes
+    each peer's first side for its best.
+    """
+
+    rounds: int
+    warmup: int
+    measured: int
+    documents: int
+    trial: int
+
+    @property
+    def steps(self) -> int:
+        return self.warmup + self.measured
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """What every side of a case reads: a checkpoint folder, the steps, and whatever else ``extra`` names.
+
+    ``steps`` for training: a list of steps, each a list of documents ``[tokens, number of prompt tokens]``. For
+    generation: a list of requests, each a list of prompts.
+    """
+
+    model: str
+    steps: list[list[Any]]
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Job:
+    """One run of one side, as handed to its process."""
+
+    run: str
+    options: Mapping[str, Any]
+    inputs: Inputs
+
+    def to_json(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Job:
+        return cls(raw["run"], raw["options"], Inputs(**raw["inputs"]))
+
+
+@dataclass(frozen=True)
+class Measured:
+    """Seconds, tokens and loss of each step, or the tokens each prompt got; ``peak`` is the process's in bytes.
+
+    ``tokens`` count what was read and not padding in training, and what was generated in generation.
+    """
+
+    seconds: list[float]
+    tokens: list[int]
+    losses: list[float] = field(default_factory=list)
+    generated: list[list[int]] = field(default_factory=list)
+    peak: int = 0
+
+    def rate(self, part: slice) -> float:
+        """Tokens a second over the steps of ``part``."""
+        return sum(self.tokens[part]) / sum(self.seconds[part])
+
+
+@dataclass(frozen=True)
+class Case:
+    """Ours beside its peers on one kind of work.
+
+    ``prepare(folder, plan)`` writes the inputs; ``parts(plan)`` names the stretches of steps that are timed each for
+    itself; ``tolerance`` bounds the difference between loss curves (training) or says how many of the first tokens
+    must agree on average (generation).
+    """
+
+    name: str
+    about: str
+    ours: Side
+    peers: tuple[Peer, ...]
+    prepare: Callable[[Path, Plan], Inputs]
+    parts: Callable[[Plan], dict[str, slice]]
+    full: Plan
+    quick: Plan
+    tolerance: float
+    why: str

@@ -1,0 +1,289 @@
+"""What is measured, beside whom, and with which settings."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from benchmarks import inputs
+from benchmarks.case import Case, Peer, Plan, Side
+from benchmarks.hyper import RATE_FINETUNE, RATE_LORA, RATE_PRETRAIN
+
+ROUNDED = "keeps no fp32 weights: updates smaller than bf16's steps are lost, which ours and autocast do not accept"
+
+
+def timed(plan: Plan) -> dict[str, slice]:
+    """All steps after the warm-up."""
+    return {"": slice(plan.warmup, None)}
+
+
+def by_batch(plan: Plan) -> dict[str, slice]:
+    """Requests of one prompt, then requests of a batch, each with its own warm-up."""
+    return {
+        "batch 1": slice(plan.warmup, plan.steps),
+        f"batch {plan.documents}": slice(plan.steps + plan.warmup, None),
+    }
+
+
+def ours(about: str, **options: Any) -> Side:
+    return Side("Didact", "ours:train", about, {"compile": "on", "rows": False, **options})
+
+
+# ---- fine-tuning ---------------------------------------------------------------------------------------------------
+
+
+def trl(name: str, about: str, lesser: str = "", **options: Any) -> Side:
+    base = {"precision": "bf16", "weights": "float32", "attention": "sdpa", "padding_free": True, "packed": False}
+    return Side(f"TRL {name}", "peer_trl:train", about, {**base, **options}, lesser)
+
+
+def hf(name: str, about: str, lesser: str = "", **options: Any) -> Side:
+    base = {"precision": "bf16", "weights": "float32", "attention": "sdpa", "flatten": True, "compile": False}
+    return Side(f"Trainer {name}", "peer_hf:train", about, {**base, **options}, lesser)
+
+
+TRL = ("trl", "transformers", "accelerate", "torch")
+TRAINER = ("transformers", "accelerate", "torch")
+
+SFT = Case(
+    name="sft",
+    about="SmolLM2-135M, all weights, bf16; conversations of ragged length (lognormal, mean 180 tokens), 8 a step, "
+    "prompts masked",
+    ours=ours(
+        "one packed row a step, bf16 products over fp32 masters, MLPs and norms compiled as in any run of 400 steps "
+        "or more",
+        precision="bf16",
+        rate=RATE_FINETUNE,
+    ),
+    peers=(
+        Peer(
+            "TRL",
+            TRL,
+            (
+                trl("padding-free, sdpa", "SFTTrainer, padding_free, sdpa, autocast bf16", rate=RATE_FINETUNE),
+                trl(
+                    "packed, sdpa", "SFTTrainer, rows as its packing makes them, sdpa", packed=True, rate=RATE_FINETUNE
+                ),
+                trl("padded, sdpa", "SFTTrainer, padded, sdpa, autocast bf16", padding_free=False, rate=RATE_FINETUNE),
+                trl(
+                    "padded, eager",
+                    "SFTTrainer, padded, eager attention, autocast bf16",
+                    padding_free=False,
+                    attention="eager",
+                    rate=RATE_FINETUNE,
+                ),
+                trl(
+                    "padding-free, bf16 weights",
+                    "SFTTrainer, padding_free, sdpa, weights and AdamW in bf16",
+                    lesser=ROUNDED,
+                    weights="bfloat16",
+                    rate=RATE_FINETUNE,
+                ),
+            ),
+        ),
+        Peer(
+            "transformers Trainer",
+            TRAINER,
+            (
+                hf("flattened, sdpa", "DataCollatorWithFlattening, sdpa, autocast bf16", rate=RATE_FINETUNE),
+                hf(
+                    "flattened, eager",
+                    "DataCollatorWithFlattening, eager attention, autocast bf16",
+                    attention="eager",
+                    rate=RATE_FINETUNE,
+                ),
+                hf("padded, sdpa", "padded, sdpa, autocast bf16", flatten=False, rate=RATE_FINETUNE),
+                hf(
+                    "flattened, bf16 weights",
+                    "DataCollatorWithFlattening, sdpa, weights and AdamW in bf16",
+                    lesser=ROUNDED,
+                    weights="bfloat16",
+                    rate=RATE_FINETUNE,
+                ),
+            ),
+        ),
+    ),
+    prepare=inputs.finetuning,
+    parts=timed,
+    full=Plan(rounds=5, warmup=1, measured=3, documents=8, trial=1),
+    quick=Plan(rounds=2, warmup=1, measured=1, documents=4, trial=0),
+    tolerance=0.03,
+    why="bf16 products round differently; both start from the same weights and see the same documents",
+)
+
+LORA = Case(
+    name="lora",
+    about="SmolLM2-135M, LoRA of rank 16 on every linear layer, bf16; the conversations of sft",
+    ours=ours(
+        "one packed row a step, base and adapters in bf16, fp32 masters of the adapters, MLPs and norms compiled",
+        precision="bf16",
+        rate=RATE_LORA,
+    ),
+    peers=(
+        Peer(
+            "TRL + peft",
+            (*TRL, "peft"),
+            (
+                trl(
+                    "+ peft padding-free, bf16 base",
+                    "SFTTrainer, padding_free, sdpa, base in bf16, adapters in fp32 under autocast",
+                    weights="bfloat16",
+                    rate=RATE_LORA,
+                ),
+                trl(
+                    "+ peft padding-free", "SFTTrainer, padding_free, sdpa, base in fp32 under autocast", rate=RATE_LORA
+                ),
+                trl(
+                    "+ peft padded, bf16 base",
+                    "SFTTrainer, padded, sdpa, base in bf16, adapters in fp32 under autocast",
+                    weights="bfloat16",
+                    padding_free=False,
+                    rate=RATE_LORA,
+                ),
+            ),
+        ),
+    ),
+    prepare=inputs.adapting,
+    parts=timed,
+    full=Plan(rounds=5, warmup=1, measured=3, documents=8, trial=1),
+    quick=Plan(rounds=2, warmup=1, measured=1, documents=4, trial=0),
+    tolerance=0.03,
+    why="both start from one adapter folder",
+)
+
+# ---- pretraining ---------------------------------------------------------------------------------------------------
+
+
+def bare(name: str, about: str, precision: str, compile: bool, lesser: str = "", weights: str = "float32") -> Side:
+    options = {"weights": weights, "attention": "sdpa", "precision": precision, "compile": compile}
+    return Side(f"transformers {name}", "peer_hf:pretrain", about, {**options, "rate": RATE_PRETRAIN}, lesser)
+
+
+def litgpt(name: str, about: str, precision: str, compile: bool, fused: bool, lesser: str = "") -> Side:
+    options = {"precision": precision, "compile": compile, "fused": fused, "rate": RATE_PRETRAIN}
+    return Side(f"litgpt {name}", "peer_litgpt:train", about, options, lesser)
+
+
+LITGPT = ("litgpt", "lightning", "torch")
+BARE = ("transformers", "torch")
+SCRATCH = "Llama of 12.4M parameters from scratch, 4 rows of 512 tokens a step"
+
+PRETRAIN = Case(
+    name="pretrain",
+    about=f"{SCRATCH}, bf16",
+    ours=ours(
+        "bf16 products over fp32 masters, MLPs and norms compiled", precision="bf16", rows=True, rate=RATE_PRETRAIN
+    ),
+    peers=(
+        Peer(
+            "transformers + torch.compile",
+            BARE,
+            (
+                bare("compiled", "bare loop, whole model compiled, sdpa, autocast bf16, fused AdamW", "bf16", True),
+                bare("plain", "bare loop, sdpa, autocast bf16, fused AdamW", "bf16", False),
+                bare(
+                    "compiled, bf16 weights",
+                    "as compiled, weights and AdamW in bf16",
+                    "fp32",
+                    True,
+                    ROUNDED,
+                    "bfloat16",
+                ),
+            ),
+        ),
+        Peer(
+            "litgpt",
+            LITGPT,
+            (
+                litgpt("compiled, mixed", "bf16-mixed, compiled, fused AdamW", "bf16-mixed", True, True),
+                litgpt("mixed", "bf16-mixed, fused AdamW", "bf16-mixed", False, True),
+                litgpt("compiled, bf16-true", "bf16-true, compiled, fused AdamW", "bf16-true", True, True, ROUNDED),
+            ),
+        ),
+    ),
+    prepare=inputs.pretraining,
+    parts=timed,
+    full=Plan(rounds=5, warmup=2, measured=8, documents=4, trial=4),
+    quick=Plan(rounds=2, warmup=2, measured=2, documents=4, trial=0),
+    tolerance=0.05,
+    why="bf16 products round differently, and a new model moves fast",
+)
+
+PRETRAIN_FP32 = Case(
+    name="pretrain-fp32",
+    about=f"{SCRATCH}, fp32",
+    ours=ours("fp32, MLPs and norms compiled", precision="fp32", rows=True, rate=RATE_PRETRAIN),
+    peers=(
+        Peer(
+            "transformers + torch.compile",
+            BARE,
+            (
+                bare("compiled, fp32", "bare loop, whole model compiled, sdpa, fused AdamW", "fp32", True),
+                bare("plain, fp32", "bare loop, sdpa, fused AdamW", "fp32", False),
+            ),
+        ),
+        Peer(
+            "litgpt",
+            LITGPT,
+            (
+                litgpt("compiled, fp32", "32-true, compiled, fused AdamW", "32-true", True, True),
+                litgpt("fp32", "32-true, fused AdamW", "32-true", False, True),
+            ),
+        ),
+    ),
+    prepare=inputs.pretraining,
+    parts=timed,
+    full=Plan(rounds=5, warmup=2, measured=5, documents=4, trial=2),
+    quick=Plan(rounds=2, warmup=2, measured=2, documents=4, trial=0),
+    tolerance=2e-3,
+    why="the order of sums differs",
+)
+
+# ---- generation ----------------------------------------------------------------------------------------------------
+
+
+def generating(name: str, about: str, attention: str) -> Side:
+    return Side(f"transformers {name}", "peer_hf:generate", about, {"weights": "bfloat16", "attention": attention})
+
+
+GENERATE = Case(
+    name="generate",
+    about="SmolLM2-135M, greedy, 128 new tokens after prompts of about 64, whole requests",
+    ours=Side("Didact", "ours:generate", "Sampler, bf16, 16 slots"),
+    peers=(
+        Peer(
+            "transformers generate",
+            BARE,
+            (
+                generating("sdpa", "generate, sdpa, bf16, left padding, dynamic cache", "sdpa"),
+                generating("eager", "generate, eager attention, bf16, left padding, dynamic cache", "eager"),
+            ),
+        ),
+        Peer(
+            "llama.cpp",
+            ("llama-cpp-python",),
+            (
+                Side(
+                    "llama.cpp Q4_1",
+                    "peer_llama_cpp:generate",
+                    "another precision: Q4_1 weights; built for this machine, flash attention as it chooses itself",
+                    {"flash": -1},
+                ),
+                Side(
+                    "llama.cpp Q4_1, no flash attention",
+                    "peer_llama_cpp:generate",
+                    "another precision: Q4_1 weights; built for this machine, flash attention off",
+                    {"flash": 0},
+                ),
+            ),
+            agrees=False,
+        ),
+    ),
+    prepare=inputs.prompting,
+    parts=by_batch,
+    full=Plan(rounds=5, warmup=1, measured=2, documents=16, trial=2),
+    quick=Plan(rounds=2, warmup=0, measured=1, documents=16, trial=0),
+    tolerance=16,
+    why="of 128 greedy tokens: bf16 logits that tie are broken differently, and from there on texts part",
+)
+
+CASES = {case.name: case for case in (SFT, LORA, PRETRAIN, PRETRAIN_FP32, GENERATE)}

@@ -1,0 +1,141 @@
+"""What every side reads, the same on each run: conversations, rows for pretraining, prompts, and the models."""
+
+from __future__ import annotations
+
+import json
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from benchmarks.case import Inputs, Plan
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+MEAN, SIGMA, SHORTEST, LONGEST = 180, 0.7, 24, 1024  # tokens of a conversation, lognormal
+PRETRAIN_ROW, PRETRAIN_VOCABULARY = 512, 4096
+RANK = 16
+NEW_TOKENS = 128
+MODULES = ("typing", "argparse", "inspect", "subprocess", "tarfile", "logging/__init__", "decimal", "datetime")
+
+
+def smollm2() -> Path:
+    """The checkpoint folder of SmolLM2-135M-Instruct."""
+    from didact.data.fetch import cache_dir
+    from didact.run.life import find_model
+
+    return find_model("smollm2-135m-instruct", cache_dir(), print)
+
+
+def text() -> str:
+    """Sources of Python's own library: real text that is on every machine."""
+    library = Path(sysconfig.get_path("stdlib"))
+    return "\n".join((library / f"{name}.py").read_text(encoding="utf-8") for name in MODULES if _there(library, name))
+
+
+def _there(library: Path, name: str) -> bool:
+    return (library / f"{name}.py").is_file()
+
+
+def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+    from didact.text import tokenizer as tokenizers
+
+    return tokenizers.load(folder)
+
+
+def ragged(count: int, mean: float = MEAN, seed: int = 0) -> list[int]:
+    """Lognormal lengths with this mean."""
+    drawn = np.random.default_rng(seed).lognormal(np.log(mean) - SIGMA**2 / 2, SIGMA, count)
+    return drawn.round().astype(int).clip(SHORTEST, LONGEST).tolist()
+
+
+def conversations(folder: Path, plan: Plan) -> list[list[Any]]:
+    """Steps of ``[tokens, prompt tokens]``: a user's turn in ChatML, which is only read, and the answer to it."""
+    encode = tokenizer(folder).encode
+    user, assistant, end = (
+        encode(part, add_special_tokens=False)
+        for part in ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n")
+    )
+    stream = _endless(encode(text(), add_special_tokens=False))
+    lengths = iter(ragged(plan.steps * plan.documents))
+    shares = iter(np.random.default_rng(1).uniform(0.15, 0.5, plan.steps * plan.documents).tolist())
+
+    def conversation() -> list[Any]:
+        room = next(lengths) - len(user) - len(assistant) - len(end)
+        asked = round(next(shares) * room)
+        prompt = [*user, *(next(stream) for _ in range(asked)), *assistant]
+        return [[*prompt, *(next(stream) for _ in range(room - asked)), *end], len(prompt)]
+
+    return [[conversation() for _ in range(plan.documents)] for _ in range(plan.steps)]
+
+
+def _endless(tokens: list[int]) -> Iterator[int]:
+    while True:
+        yield from tokens
+
+
+def finetuning(folder: Path, plan: Plan) -> Inputs:
+    model = smollm2()
+    return Inputs(str(model), conversations(model, plan))
+
+
+def adapting(folder: Path, plan: Plan) -> Inputs:
+    """As fine-tuning, and one adapter folder that both sides start from."""
+    import torch
+
+    from didact.model import attention, lora
+    from didact.model.load import load
+    from didact.model.settings import Lora
+
+    inputs = finetuning(folder, plan)
+    attention.register()
+    net = load(inputs.model, torch.float32)
+    lora.add(net, Lora(rank=RANK), seed=0)
+    lora.save_adapter(net, folder / "adapter", inputs.model)
+    return Inputs(inputs.model, inputs.steps, {"adapter": str(folder / "adapter")})
+
+
+def pretraining(folder: Path, plan: Plan) -> Inputs:
+    """A Llama of 12.4M parameters as initialised, and rows of 512 tokens of bytes paired into 4,096 ids."""
+    import torch
+    from transformers import AutoModelForCausalLM, LlamaConfig
+
+    config = LlamaConfig(
+        vocab_size=PRETRAIN_VOCABULARY,
+        hidden_size=384,
+        intermediate_size=960,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        num_key_value_heads=3,
+        max_position_embeddings=PRETRAIN_ROW,
+        tie_word_embeddings=False,  # litgpt cannot tie them
+        bos_token_id=None,
+        eos_token_id=None,
+    )
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config, dtype=torch.float32).save_pretrained(folder / "scratch")
+    data = np.frombuffer(text().encode(), np.uint8).astype(np.int64)
+    pairs = (data[: len(data) // 2 * 2].reshape(-1, 2) @ np.array([31, 1])) % PRETRAIN_VOCABULARY
+    rows = np.resize(pairs, (plan.steps, plan.documents, PRETRAIN_ROW)).tolist()
+    return Inputs(str(folder / "scratch"), [[[row, 0] for row in step] for step in rows])
+
+
+def prompting(folder: Path, plan: Plan) -> Inputs:
+    """Requests of one prompt and of sixteen, ``warmup`` and ``measured`` of each; prompts of about 64 tokens."""
+    from didact.data.fetch import cache_dir, fetch
+
+    model = smollm2()
+    stream = _endless(tokenizer(model).encode(text(), add_special_tokens=False))
+    sizes = [1] * plan.steps + [plan.documents] * plan.steps
+    lengths = iter(np.random.default_rng(2).integers(48, 81, sum(sizes)).tolist())
+    requests = [[[next(stream) for _ in range(next(lengths))] for _ in range(size)] for size in sizes]
+    gguf = next(fetch("smollm2-135m-instruct", cache_dir(), print).rglob("*.gguf"))
+    return Inputs(str(model), requests, {"gguf": str(gguf), "new_tokens": NEW_TOKENS})
+
+
+def write(path: Path, value: Any) -> Path:
+    path.write_text(json.dumps(value))
+    return path

@@ -1,0 +1,126 @@
+"""Didact's side: the step, optimizer and sampler that ``didact run`` uses, prepared as its stages prepare them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+
+from benchmarks.case import Job, Measured
+from benchmarks.clock import Clock
+from benchmarks.hyper import HYPER
+from didact.batch import Batch
+from didact.engine.mesh import Mesh
+from didact.engine.optimizer import Optimizer
+from didact.engine.precision import compiled, pick_dtype
+from didact.engine.settings import Training
+from didact.engine.step import Task, take_step
+from didact.model import attention, lora
+from didact.model.load import load
+from didact.model.model import Model
+from didact.model.settings import Tune
+from didact.model.tune import apply
+from didact.objective.tokens import Causal
+from didact.rng import Rng
+
+
+def packed(documents: list) -> Batch:
+    """All documents of a step in one row."""
+    lengths = torch.tensor([len(tokens) for tokens, _ in documents])
+    position = torch.cat([torch.arange(len(tokens)) for tokens, _ in documents])
+    prompt = torch.tensor([prompt for _, prompt in documents]).repeat_interleave(lengths)
+    return Batch(
+        {
+            "token": torch.tensor([token for tokens, _ in documents for token in tokens])[None],
+            "doc": torch.arange(len(documents), dtype=torch.int32).repeat_interleave(lengths)[None],
+            "position": position[None],
+            "trained": (position >= prompt)[None],
+            "row": torch.zeros(1, dtype=torch.int64),
+        }
+    )
+
+
+def rows(documents: list) -> Batch:
+    """A row for each document, all of one length and trained whole."""
+    token = torch.tensor([tokens for tokens, _ in documents])
+    return Batch(
+        {
+            "token": token,
+            "doc": torch.zeros_like(token, dtype=torch.int32),
+            "position": torch.arange(token.shape[1]).expand_as(token).clone(),
+            "trained": torch.ones_like(token, dtype=torch.bool),
+            "row": torch.arange(len(token)),
+        }
+    )
+
+
+def train(job: Job) -> Measured:
+    """``options``: ``precision``, ``rows`` (a document each instead of packed), ``compile``, ``rate``."""
+    settings = Training(
+        precision=job.options["precision"],
+        compile=job.options["compile"],
+        learning_rate=job.options["rate"],
+        **HYPER,
+    )
+    attention.register()
+    net = load(job.inputs.model, pick_dtype(settings.precision, torch.device("cpu")))
+    if "adapter" in job.inputs.extra:
+        _adapt(net, job)
+    else:
+        apply(net, Tune())
+    model = Model(net)
+    model.check()
+    model.train()
+    model = compiled(model, settings, len(job.inputs.steps))
+    return _loop(model, settings, job)
+
+
+def _adapt(net, job: Job) -> None:
+    from pathlib import Path
+
+    lora.load_adapter(net, Path(job.inputs.extra["adapter"]))
+
+
+def _loop(model: Model, settings: Training, job: Job) -> Measured:
+    optimizer = Optimizer(model, settings, model.outer())
+    mesh, batch = Mesh(torch.device("cpu")), rows if job.options["rows"] else packed
+
+    def stream() -> Iterator[tuple[Batch, int]]:
+        for number, documents in enumerate(job.inputs.steps):
+            yield batch(documents), number
+
+    tasks = [Task("bench", Causal(), stream())]
+    clock, losses, tokens = Clock(), [], []
+    for number in range(len(job.inputs.steps)):
+        step = take_step(model, tasks, mesh, Rng(0, number), micro_rows=64)
+        optimizer.clip(settings.grad_clip)
+        optimizer.step(1.0)
+        optimizer.zero()
+        losses.append(step.total(tasks))
+        tokens.append(step.tokens)
+        clock.lap()
+    return Measured(clock.laps, tokens, losses)
+
+
+def generate(job: Job) -> Measured:
+    """Greedy, to the full number of new tokens: no id ends a completion."""
+    from pathlib import Path
+
+    from didact.rollout.sampler import Sampler
+    from didact.rollout.settings import Sampling
+    from didact.text import tokenizer as tokenizers
+    from didact.text.render import Renderer
+
+    attention.register()
+    model = Model(load(job.inputs.model, torch.bfloat16))
+    model.check()
+    renderer = Renderer(tokenizers.load(Path(job.inputs.model)))
+    sampler = Sampler(model, renderer.decode, stops=())
+    sampling = Sampling(temperature=0, max_new_tokens=job.inputs.extra["new_tokens"])
+    clock, tokens, generated = Clock(), [], []
+    for prompts in job.inputs.steps:
+        answers = sampler.generate(prompts, sampling)
+        clock.lap()
+        tokens.append(sum(len(answer.tokens) for answer in answers))
+        generated += [answer.tokens for answer in answers]
+    return Measured(clock.laps, tokens, generated=generated)
