@@ -16,7 +16,7 @@ from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh, pick_device
 from didact.engine.train import length
 from didact.recipe import Learning, load
-from didact.run.folder import replace
+from didact.run.folder import replace, run_folder
 from didact.run.life import Life
 from didact.text.render import Renderer
 
@@ -87,11 +87,7 @@ def show(corpus: Corpus, number: int, renderer: Renderer) -> Example:
     span = slice(corpus.bound[number], min(corpus.bound[number + 1], corpus.bound[number] + LONGEST))
     token, trained = corpus.token[span], corpus.trained[span]
     edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(token)]
-    pieces = [
-        (renderer.tokenizer.decode(token[a:b].tolist(), skip_special_tokens=False), bool(trained[a]))
-        for a, b in pairwise(edges)
-        if b > a
-    ]
+    pieces = [(renderer.decode(token[a:b].tolist()), bool(trained[a])) for a, b in pairwise(edges) if b > a]
     return Example(tuple(pieces), int(corpus.bound[number + 1]) - span.stop)
 
 
@@ -100,7 +96,8 @@ def examine(stage: Learning, life: Life, renderer: Renderer) -> list[Xray]:
     found = []
     for task in stage.task_list:
         corpora = tokenized(task.data, life.outputs, stage.seed, renderer, life.cache / "tokens")
-        parts, counts = cut(corpora, stage.context, stage.overlong)
+        paths = ", ".join(source.path for source in task.data.sources)
+        parts, counts = cut(corpora, stage.context, stage.overlong, paths)
         stream = TokenStream(parts, stage.context, stage.batch_size, stage.seed, pack=stage.pack, shuffle=stage.shuffle)
         rows = len(stream.epoch(0))
         bos = renderer.tokenizer.bos_token_id
@@ -126,10 +123,13 @@ def inspect_recipe(path: Path, overrides: Sequence[str], runs: Path, say: Callab
     loaded = load(path, overrides)
     for line in loaded.said:
         say(line)
-    folder = runs.resolve() / loaded.recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = run_folder(runs, loaded.recipe.name)
     life = Life(loaded.recipe, folder, Mesh(pick_device("cpu")), say)
-    found = [xray for stage in life.without_training() for xray in examine(stage, life, life.ground().renderer())]
+    found = [
+        xray
+        for stage in life.without_training()
+        for xray in examine(stage, life, life.ground().renderer(stage.tune.tokens))
+    ]
     console = Console()
     for xray in found:
         draw(xray, console)

@@ -1,12 +1,12 @@
 """Examples, tokenized once into memory-mapped arrays and found again by the key of all they depend on."""
 
-import contextlib
 import hashlib
 import json
 import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import assert_never
 import numpy as np
 
 from didact.data.formats import Completion, Conversation, Document, Example
-from didact.errors import DataProblem
+from didact.errors import DataProblem, ResourceProblem
 from didact.text.render import Rendered, Renderer
 
 BATCH = 512  # examples tokenized at once
@@ -89,31 +89,62 @@ def encode(examples: Iterable[Example], renderer: Renderer, cache: Path, key: st
     """Tokenizes into ``cache/key``, or opens what is there.
 
     The folder is written beside and renamed, so a killed run leaves nothing half-written under a valid name.
-    Raises DataProblem, with file and line, for an example the template cannot render.
+    Raises DataProblem, with file and line, for an example the template cannot render; ResourceProblem where the cache
+    cannot be written.
     """
     folder = cache / key
     if not folder.exists():
-        cache.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache))
-        try:
-            _write(examples, renderer, beside)
-            with contextlib.suppress(OSError):  # another process finished the same work first
-                os.rename(beside, folder)
-        finally:
-            shutil.rmtree(beside, ignore_errors=True)
+        with _writable(cache):
+            cache.mkdir(parents=True, exist_ok=True)
+            beside = Path(tempfile.mkdtemp(prefix=f".{key}-", dir=cache))
+            try:
+                _write(examples, renderer, beside)
+                _settle(beside, folder)
+            finally:
+                shutil.rmtree(beside, ignore_errors=True)
     return open_corpus(folder, weight)
 
 
+@contextmanager
+def _writable(cache: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise ResourceProblem(
+            f"tokens cannot be kept here: {error.strerror or error}",
+            where=str(cache),
+            remedy="free some space or set DIDACT_CACHE to another folder",
+        ) from error
+
+
+def _settle(beside: Path, folder: Path) -> None:
+    """Renames into place once the bytes are on the disk; where another process was first, its equal work stays."""
+    for path in [*beside.iterdir(), beside]:
+        handle = os.open(path, os.O_RDONLY)
+        os.fsync(handle)
+        os.close(handle)
+    try:
+        os.rename(beside, folder)
+    except OSError:
+        if not folder.is_dir():
+            raise
+
+
 def open_corpus(folder: Path, weight: float = 1.0) -> Corpus:
-    """Maps a tokenized corpus into memory."""
-    bound = np.load(folder / "bound.npy")
-    return Corpus(
-        token=np.memmap(folder / "token.bin", np.int32, "r"),
-        trained=np.memmap(folder / "trained.bin", np.bool_, "r"),
-        bound=bound,
-        text_bytes=np.load(folder / "text_bytes.npy"),
-        weight=weight,
-    )
+    """Maps a tokenized corpus into memory. Raises DataProblem for one that is not whole."""
+    try:
+        bound, text_bytes = np.load(folder / "bound.npy"), np.load(folder / "text_bytes.npy")
+        token = np.memmap(folder / "token.bin", np.int32, "r")
+        trained = np.memmap(folder / "trained.bin", np.bool_, "r")
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(folder) from error
+    if not len(bound) == len(text_bytes) + 1 or not len(token) == len(trained) == bound[-1]:
+        raise _damaged(folder)
+    return Corpus(token, trained, bound, text_bytes, weight)
+
+
+def _damaged(folder: Path) -> DataProblem:
+    return DataProblem("these cached tokens are damaged", where=str(folder), remedy="delete this folder and run again")
 
 
 def _write(examples: Iterable[Example], renderer: Renderer, folder: Path) -> None:
@@ -121,8 +152,8 @@ def _write(examples: Iterable[Example], renderer: Renderer, folder: Path) -> Non
     with open(folder / "token.bin", "wb") as tokens, open(folder / "trained.bin", "wb") as trained:
         for batch in _batches(examples):
             for example, rendered in zip(batch, render(batch, renderer), strict=True):
-                np.asarray(rendered.tokens, np.int32).tofile(tokens)
-                np.asarray(rendered.trained, np.bool_).tofile(trained)
+                tokens.write(np.asarray(rendered.tokens, np.int32).tobytes())
+                trained.write(np.asarray(rendered.trained, np.bool_).tobytes())
                 bound.append(bound[-1] + len(rendered.tokens))
                 text_bytes.append(len(trained_text(example).encode()))
     if bound[-1] == 0:

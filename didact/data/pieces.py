@@ -55,19 +55,25 @@ class Pieces:
     length: np.ndarray
 
 
-def cut(corpora: Sequence[Corpus], context: int, overlong: Literal["drop", "window"]) -> tuple[list[Pieces], Counts]:
+def cut(
+    corpora: Sequence[Corpus], context: int, overlong: Literal["drop", "window"], where: str = ""
+) -> tuple[list[Pieces], Counts]:
     """Cuts every corpus to the context.
 
     Windows overlap by one token, which is read but predicted by its own window alone: so every trained token of a
-    windowed document is still predicted exactly once. Raises DataProblem when no trained token is left.
+    windowed document is still predicted exactly once. Raises DataProblem, naming ``where``, when no trained token is
+    left.
     """
     parts = [_cut_one(corpus, context, overlong) for corpus in corpora]
     counts = total([c for _, c in parts])
     if counts.trained == 0:
+        long = f", {counts.dropped_overlong:,} longer than the context of {context}" if counts.dropped_overlong else ""
         raise DataProblem(
-            f"no token of this data would be trained: {counts.documents} examples, "
-            f"{counts.dropped_overlong} longer than the context of {context}",
-            remedy="raise context, or see `didact inspect`",
+            f"no token of this data would be trained: {counts.documents:,} examples{long}",
+            where=where,
+            remedy="raise context, or set overlong: window"
+            if long
+            else "an example needs an answer, or text, to learn",
         )
     return [pieces for pieces, _ in parts], counts
 

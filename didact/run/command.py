@@ -5,7 +5,7 @@ from pathlib import Path
 
 from didact.engine.mesh import join
 from didact.recipe import dump, load
-from didact.run.folder import replace
+from didact.run.folder import replace, run_folder
 from didact.run.life import Life
 from didact.run.summary import close
 
@@ -17,8 +17,7 @@ def run_recipe(path: Path, overrides: Sequence[str], runs: Path, say: Callable[[
     talk = say if mesh.main else _silent
     for line in loaded.said:
         talk(line)
-    folder = runs.resolve() / loaded.recipe.name
-    folder.mkdir(parents=True, exist_ok=True)
+    folder = run_folder(runs, loaded.recipe.name)
     if mesh.main:
         replace(folder / "recipe.yaml", dump(loaded.recipe))
     finished = Life(loaded.recipe, folder, mesh, talk).run()

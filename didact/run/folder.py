@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from didact.engine.durable import on_disk
 from didact.errors import DataProblem
 
 DONE = "done.json"
@@ -87,15 +88,29 @@ def _inside(folder: Path, relative: str | None) -> Path | None:
 
 
 def replace(path: Path, text: str) -> None:
-    """Writes a small file beside and renames it into place."""
+    """Writes a small file beside and renames it into place. Raises ResourceProblem where the disk refuses."""
     beside = path.with_name(f".{path.name}.{os.getpid()}")
-    with open(beside, "w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(beside, path)
+    with on_disk(path, "write it"):
+        try:
+            with open(beside, "w", encoding="utf-8") as file:
+                file.write(text)
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(beside, path)
+        finally:
+            beside.unlink(missing_ok=True)
+
+
+def run_folder(runs: Path, name: str) -> Path:
+    """``runs/NAME``, made if need be. Raises ResourceProblem where it cannot be."""
+    folder = runs.resolve() / name
+    with on_disk(folder, "make this folder"):
+        folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def stage_folder(run: Path, number: int, name: str, identity: str) -> StageFolder:
-    """``runs/NAME/stages/2-finetune-0123456789ab``."""
-    return StageFolder(run / "stages" / f"{number}-{name}-{identity}")
+    """``runs/NAME/stages/2-finetune-0123456789ab``; under an older name or number where the same stage stands so."""
+    stages = run / "stages"
+    known = sorted(stages.glob(f"*-{identity}"))
+    return StageFolder(known[0] if known else stages / f"{number}-{name}-{identity}")

@@ -4,12 +4,18 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from didact import objective
 from didact.data.fetch import ASSETS, cache_dir, fetch
-from didact.data.source import fingerprint
+from didact.data.settings import Data
+from didact.data.source import examples, fingerprint
+from didact.engine.durable import on_disk
 from didact.engine.mesh import Mesh
+from didact.engine.train import rows_per_process
+from didact.errors import UsageProblem
 from didact.model.load import resolve
 from didact.model.settings import Scratch
 from didact.recipe.schema import Corpus, Evaluate, Finetune, Learning, Pretrain, Recipe, Stage, Tokenizer, stage_digest
+from didact.recipe.write import dump
 from didact.run import stages
 from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
 from didact.run.stages import Ground
@@ -55,6 +61,7 @@ class Life:
                 self._stage(number, stage)
 
     def _start(self) -> None:
+        self._foresee()
         if isinstance(self.recipe.base, Scratch):
             self.parent = identity("scratch", self.recipe.base.model_dump_json())
             return
@@ -65,6 +72,41 @@ class Life:
             self.mesh.barrier()
         self.parent = identity("base", content(self.model))
 
+    def _foresee(self) -> None:
+        """Raises now what would else end the run hours later, after the stages before it."""
+        scratch, has_model = isinstance(self.recipe.base, Scratch), not isinstance(self.recipe.base, Scratch)
+        outputs: dict[str, Path] = {}
+        first: Learning | None = None
+        for stage in self.recipe.stages:
+            for data in stage.inputs().values():
+                given = [source for source in data.sources if source.path not in outputs]
+                if given:
+                    examples(Data(sources=tuple(given)), outputs, stage.seed)  # names that lead nowhere
+            if isinstance(stage, Learning):
+                for task in stage.task_list:
+                    objective.resolve(task.objective.name, task.objective.options)
+                rows_per_process(stage, self.mesh)
+                first, has_model = first or stage, True
+                if scratch:
+                    self._check_positions(stage, first)
+            elif isinstance(stage, Tokenizer) and has_model:
+                what = "the model has a tokenizer already, and its weights mean the tokens of that one"
+                raise UsageProblem(what, where=stage.name, remedy="train a tokenizer only before a model from scratch")
+            elif isinstance(stage, Evaluate) and not has_model:
+                what = "there is no model to evaluate yet"
+                raise UsageProblem(what, where=stage.name, remedy="put it after a stage that trains one")
+            outputs |= {f"{stage.name}/{output}": Path() for output in stage.outputs}
+
+    def _check_positions(self, stage: Learning, first: Learning) -> None:
+        """A model from scratch gets as many positions as its first stage has context."""
+        assert isinstance(self.recipe.base, Scratch)
+        if stage.context > first.context and "max_position_embeddings" not in self.recipe.base.config:
+            raise UsageProblem(
+                f"context {stage.context} is more than the {first.context} of {first.name}, which makes the model",
+                where=stage.name,
+                remedy=f"give base.config max_position_embeddings: {stage.context}, or lower context",
+            )
+
     def _stage(self, number: int, stage: Stage) -> Finished:
         inputs = [fingerprint(data, self.outputs) for data in stage.inputs().values()]
         parent = "" if isinstance(stage, INDEPENDENT) else self.parent
@@ -73,7 +115,8 @@ class Life:
         artifact = folder.finished()
         skipped = artifact is not None
         if artifact is None:
-            folder.path.mkdir(parents=True, exist_ok=True)
+            with on_disk(folder.path, "make this folder"):
+                folder.path.mkdir(parents=True, exist_ok=True)
             artifact = DO[type(stage)](stage, self.ground(), folder)
             if self.mesh.main:
                 folder.finish(artifact)
@@ -87,7 +130,15 @@ class Life:
         """What the next stage stands on."""
         scratch = self.recipe.base if isinstance(self.recipe.base, Scratch) else None
         return Ground(
-            self.model, scratch, self.tokenizer, self.base, dict(self.outputs), self.cache, self.mesh, self.say
+            self.model,
+            scratch,
+            self.tokenizer,
+            self.base,
+            dict(self.outputs),
+            self.cache,
+            self.mesh,
+            self.say,
+            dump(self.recipe),
         )
 
     def _adopt(self, stage: Stage, artifact: Artifact, name: str) -> None:

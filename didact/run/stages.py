@@ -2,23 +2,24 @@
 
 import shutil
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from didact.data.pieces import Counts, cut, total
+from didact.data.pieces import Counts, Pieces, cut, total
 from didact.data.sets import subset, tokenized
 from didact.data.settings import Data
 from didact.data.stream import TokenStream
 from didact.engine.evaluate import Score, evaluate
 from didact.engine.mesh import Mesh
+from didact.engine.metrics import Metrics, read
 from didact.engine.precision import pick_dtype
-from didact.engine.train import Loop, Source, length
-from didact.errors import UsageProblem
+from didact.engine.train import Loop, Place, Source, length
+from didact.errors import DataProblem, UsageProblem
 from didact.model import attention
 from didact.model.load import load
 from didact.model.model import Model
@@ -48,13 +49,20 @@ class Ground:
     cache: Path
     mesh: Mesh
     say: Callable[[str], None]
+    recipe: str = ""
 
-    def renderer(self) -> Renderer:
-        """The renderer of the tokenizer in force."""
+    def tokens(self) -> PreTrainedTokenizerFast:
+        """The tokenizer in force, read afresh, since a stage may add tokens to it."""
         folder = self.tokenizer or self.model
         if folder is None:
             raise UsageProblem("a model from scratch needs a tokenizer", remedy="put a tokenizer stage before it")
-        return Renderer(tokenizers.load(folder))
+        return tokenizers.load(folder)
+
+    def renderer(self, new: Sequence[str] = ()) -> Renderer:
+        """The renderer of the tokenizer in force, with the tokens that a stage will add."""
+        tokenizer = self.tokens()
+        tokenizer.add_tokens(list(new))
+        return Renderer(tokenizer)
 
 
 def corpus(stage: Corpus, ground: Ground, folder: StageFolder) -> Artifact:
@@ -86,15 +94,16 @@ def tokenizer(stage: Tokenizer, ground: Ground, folder: StageFolder) -> Artifact
 def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     """Trains the model on the stage's tasks and saves it as a standard checkpoint folder."""
     began = time.monotonic()
-    renderer = ground.renderer()
-    model, tuned = _prepared(stage, ground, renderer)
+    tokenizer = ground.tokens()
+    model, tuned = _prepared(stage, ground, tokenizer)
+    renderer = Renderer(tokenizer)  # after tuning, which may have added tokens
     sources, counts, steps = _sources(stage, ground, renderer)
     heldout = _parts(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
-    before = evaluate(model, Causal(), heldout, stage.context, ground.mesh) if heldout else None
+    before = _held_out(model, stage, heldout, ground, folder, Place())
     said: list[str] = []
     loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, both(ground.say, said.append), stage.name)
     done = loop.run()
-    after = evaluate(model, Causal(), heldout, stage.context, ground.mesh) if heldout else None
+    after = _held_out(model, stage, heldout, ground, folder, loop.place)
     _save(model, stage, ground, renderer, folder)
     facts = {
         "steps": done.steps,
@@ -119,43 +128,40 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
 
 def evaluate_stage(stage: Evaluate, ground: Ground, folder: StageFolder) -> Artifact:
     """Bits per byte of each set and answers to the samples, beside the base's."""
-    renderer = ground.renderer()
-    sets = {
-        name: _parts(data, ground, renderer, stage.seed, stage.context, stage.limit)[0]
-        for name, data in stage.data.items()
-    }
-    assert ground.model is not None
-    ground.say(f"measuring {', '.join(sets) or 'answers'} after")
-    after, said_after = _measure(stage, ground.model, sets, ground, renderer)
+    if ground.model is None:
+        raise UsageProblem("there is no model to evaluate yet", where=stage.name, remedy="train one before this stage")
+    names = ", ".join(stage.data) or "answers"
+    ground.say(f"measuring {names} after")
+    after, said_after = _measure(stage, ground.model, ground)
     before, said_before = {}, []
     if stage.against == "base" and ground.base is not None:
-        ground.say(f"measuring {', '.join(sets) or 'answers'} before")
-        before, said_before = _measure(stage, ground.base, sets, ground, renderer)
+        ground.say(f"measuring {names} before")
+        before, said_before = _measure(stage, ground.base, ground)
+    breaches = [
+        f"{name}: {after[name].bits_per_byte:.4f} bits per byte, the gate allows {ceiling}"
+        for name, ceiling in stage.gate.items()
+        if not after[name].bits_per_byte <= ceiling  # a score that is no number passes no gate
+    ]
     facts = {
         "evaluations": {name: _before_after(before.get(name), score) for name, score in after.items()},
         "samples": [
             {"prompt": prompt, "before": said_before[i] if said_before else None, "after": said_after[i]}
             for i, prompt in enumerate(stage.samples)
         ],
+        "breaches": breaches,
     }
-    facts["breaches"] = [
-        f"{name}: {after[name].bits_per_byte:.4f} bits per byte, the gate allows {ceiling}"
-        for name, ceiling in stage.gate.items()
-        if after[name].bits_per_byte > ceiling
-    ]
     return Artifact(facts=facts)
 
 
-def _prepared(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[Model, Tuned]:
+def _prepared(stage: Learning, ground: Ground, tokenizer: PreTrainedTokenizerFast) -> tuple[Model, Tuned]:
     """The model in its training type, tuned, sharded, in training mode."""
     mesh = ground.mesh
     dtype = pick_dtype(stage.precision, mesh.device)
     stored = dtype if mesh.size == 1 else torch.float32  # FSDP2 keeps fp32 shards and gathers them in dtype
-    net, tuned = _net(stage, ground, renderer, stored)
-    net.to(mesh.device)
+    net, tuned = _net(stage, ground, tokenizer, stored)
     if stage.activation_checkpointing:
         net.gradient_checkpointing_enable({"use_reentrant": False})
-    model = Model(net)
+    model = Model(net).to(mesh.device)
     model.check()
     model.train()
     mesh.shard(model, model.layers, dtype)
@@ -165,28 +171,72 @@ def _prepared(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[Mode
     return model, tuned
 
 
-def _net(stage: Learning, ground: Ground, renderer: Renderer, dtype: torch.dtype) -> tuple[PreTrainedModel, Tuned]:
-    """The network the stage starts from, on the CPU, with what is trainable marked."""
+def _net(
+    stage: Learning, ground: Ground, tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype
+) -> tuple[PreTrainedModel, Tuned]:
+    """The network the stage starts from, on the CPU, with what is trainable marked; tuning may extend ``tokenizer``."""
     attention.register()
     if ground.model is not None:
         net = load(ground.model, dtype)
+        check_vocabulary(net, tokenizer, ground.model)
     else:
         assert ground.scratch is not None
-        net = build(ground.scratch, renderer.tokenizer, stage.context, stage.seed).to(dtype)
-    return net, apply(net, stage.tune, renderer.tokenizer, stage.seed)
+        net = build(ground.scratch, tokenizer, stage.context, stage.seed, dtype)
+    if stage.context > positions(net):
+        raise UsageProblem(
+            f"context {stage.context} is more than the {positions(net)} positions of the model",
+            where=stage.name,
+            remedy=f"set context to {positions(net)} or less",
+        )
+    return net, apply(net, stage.tune, tokenizer, stage.seed)
+
+
+def positions(net: PreTrainedModel) -> int:
+    """How many tokens the model was made to see at once."""
+    return getattr(net.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
+
+
+def check_vocabulary(net: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, where: Path) -> None:
+    """Raises DataProblem where the tokenizer has ids beyond the model's table: the two belong to different models."""
+    table: Any = net.get_input_embeddings()
+    rows, size = table.weight.shape[0], max(tokenizer.get_vocab().values()) + 1
+    if size > rows:
+        raise DataProblem(
+            f"the tokenizer has {size:,} tokens, the model's table {rows:,} rows",
+            where=str(where),
+            remedy="use the tokenizer files the model was published with",
+        )
+
+
+def _held_out(
+    model: Model, stage: Learning, parts: Sequence[Pieces] | None, ground: Ground, folder: StageFolder, place: Place
+) -> Score | None:
+    """Scores the held-out data and records it once in the stage's metrics, also when a stopped run comes here again."""
+    if parts is None:
+        return None
+    score = evaluate(model, Causal(), parts, stage.context, ground.mesh)
+    path = folder.path / "metrics.jsonl"
+    known = path.exists() and any(line["step"] == place.step and "held_out" in line for line in read(path))
+    if ground.mesh.main and not known:
+        with Metrics(path) as metrics:
+            metrics.write(place.step, held_out=score.loss, trained_tokens=place.trained)
+    return score
 
 
 def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, folder: StageFolder) -> None:
     """Leaves the model as a standard folder; shards are gathered into a network that is whole again."""
-    net = model.net
+    net, tokenizer = model.net, renderer.tokenizer
     if ground.mesh.size > 1:
         state = ground.mesh.gathered(net)
         if ground.mesh.main:
             dtype = pick_dtype(stage.precision, ground.mesh.device)
-            net = _net(stage, ground, renderer, dtype)[0]
+            tokenizer = ground.tokens()
+            net = _net(stage, ground, tokenizer, dtype)[0]
             net.load_state_dict({name: value.to(dtype) for name, value in state.items()})
     if ground.mesh.main:
-        save_model(net, renderer.tokenizer, folder.model, stops=renderer.stops)
+        template = renderer.template if isinstance(renderer.template, str) else None
+        extra = {"recipe.yaml": ground.recipe}
+        save_model(net, tokenizer, folder.model, stops=renderer.stops, template=template, extra_files=extra)
         shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)  # the model stands; nothing resumes from these
     ground.mesh.barrier()
 
@@ -211,11 +261,7 @@ def _sources(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[list[
         steps = steps or length(stage, stream)
         sources.append(Source(task.name, resolve(task.objective.name, task.objective.options), stream, task.weight))
         all_counts.append(counts)
-    return (
-        sources,
-        Counts(*(sum(values) for values in zip(*(c.numbers().values() for c in all_counts), strict=True))),
-        steps,
-    )
+    return sources, total(all_counts), steps
 
 
 def _parts(
@@ -225,8 +271,8 @@ def _parts(
     seed: int,
     context: int,
     limit: int | None = None,
-    overlong: str = "window",
-) -> tuple[list[Any], Counts]:
+    overlong: Literal["drop", "window"] = "window",
+) -> tuple[list[Pieces], Counts]:
     if not ground.mesh.main:
         ground.mesh.barrier()  # the first process fills the cache
     corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens")
@@ -234,17 +280,24 @@ def _parts(
         ground.mesh.barrier()
     if limit:
         corpora = [subset(c, limit, seed) for c in corpora]
-    return cut(corpora, context, overlong)
+    return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources))
 
 
-def _measure(
-    stage: Evaluate, where: Path, sets: Mapping[str, Any], ground: Ground, renderer: Renderer
-) -> tuple[dict[str, Score], list[str]]:
+def _measure(stage: Evaluate, where: Path, ground: Ground) -> tuple[dict[str, Score], list[str]]:
+    """Scores and answers of one model, each with its own tokenizer: bits per byte compare across tokenizers."""
     attention.register()
-    net = load(where, pick_dtype("auto", ground.mesh.device)).to(ground.mesh.device)
-    model = Model(net)
+    renderer = Renderer(tokenizers.load(where))
+    net = load(where, pick_dtype("auto", ground.mesh.device))
+    check_vocabulary(net, renderer.tokenizer, where)
+    model = Model(net).to(ground.mesh.device)
     model.check()
-    scores = {name: evaluate(model, Causal(), parts, stage.context, ground.mesh) for name, parts in sets.items()}
+    context = min(stage.context, positions(net))
+    if context < stage.context:
+        ground.say(f"{stage.name}: the model has {context} positions, so it reads windows of {context} tokens")
+    sets = {
+        name: _parts(data, ground, renderer, stage.seed, context, stage.limit)[0] for name, data in stage.data.items()
+    }
+    scores = {name: evaluate(model, Causal(), parts, context, ground.mesh) for name, parts in sets.items()}
     prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in stage.samples]
     greedy = Sampling(temperature=0, max_new_tokens=stage.max_new_tokens)
     answers = Sampler(model, renderer.decode, renderer.stops).generate(prompts, greedy)

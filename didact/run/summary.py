@@ -1,6 +1,7 @@
 """What is shown of a finished run: the report's figures gathered from its stages, the closing table, what to try."""
 
 import platform
+import shlex
 from collections.abc import Callable, Sequence
 from importlib.metadata import version
 from pathlib import Path
@@ -31,7 +32,7 @@ def gather(recipe: Recipe, finished: Sequence[Finished]) -> RunSummary:
         stages=[_stage(one) for one in finished if isinstance(one.stage, Learning)],
         evaluations=[e for one in finished for e in _evaluations(one)],
         samples=[
-            Sample(sample["prompt"], sample["before"] or "", sample["after"])
+            Sample(sample["prompt"], sample["before"], sample["after"])
             for fact in facts
             for sample in fact.get("samples", [])
         ],
@@ -41,18 +42,18 @@ def gather(recipe: Recipe, finished: Sequence[Finished]) -> RunSummary:
 
 def commands(folder: Path, finished: Sequence[Finished]) -> list[str]:
     """Three things to try next with this run."""
-    trained = [one for one in finished if one.artifact.model]
+    trained = [one.stage for one in finished if isinstance(one.stage, Learning)]
     if not trained:
         return []
     samples = [s["prompt"] for one in finished for s in one.artifact.facts.get("samples", [])]
     run = _short(folder)
     recipe = _short(folder / "recipe.yaml")
-    last = trained[-1].stage.name
-    asked = f' --prompt "{samples[0]}"' if samples else ""
+    last = trained[-1]
+    asked = f" --prompt {shlex.quote(samples[0])}" if samples else ""
     return [
         f"didact chat {run}{asked}",
         f"didact inspect {recipe}",
-        f"didact run {recipe} {last}.learning_rate={trained[-1].stage.learning_rate / 2:g}",
+        f"didact run {recipe} {last.name}.learning_rate={last.learning_rate / 2:g}",
     ]
 
 
