@@ -52,5 +52,7 @@ def toy_parts(context: int = 32, **corpus) -> list[Pieces]:
     return cut([toy_corpus(**corpus)], context, "window")[0]
 
 
-def toy_stream(context: int = 32, batch_size: int = 4, seed: int = 0, pack: bool = True, **corpus) -> TokenStream:
-    return TokenStream(toy_parts(context, **corpus), context, batch_size, seed, pack=pack)
+def toy_stream(
+    context: int = 32, batch_size: int = 4, seed: int = 0, pack: bool = True, rank: int = 0, world: int = 1, **corpus
+) -> TokenStream:
+    return TokenStream(toy_parts(context, **corpus), context, batch_size, seed, pack=pack, rank=rank, world=world)

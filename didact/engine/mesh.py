@@ -87,7 +87,9 @@ class Mesh:
         """
         if self.size == 1:
             return
-        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32)
+        # Inputs are token ids, and activations take the embeddings' type. Casting inputs would rebuild every Batch as a
+        # plain dict, and every Sight anew for each layer.
+        policy = MixedPrecisionPolicy(param_dtype=dtype, reduce_dtype=torch.float32, cast_forward_inputs=False)
         for layer in layers:
             fully_shard(layer, mesh=self.ranks, mp_policy=policy)
         fully_shard(model, mesh=self.ranks, mp_policy=policy)

@@ -4,7 +4,7 @@ from collections.abc import Iterable
 
 import torch
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from didact.engine.settings import Training
 
@@ -32,7 +32,8 @@ class Optimizer:
         if rest:
             self.parts.append((_adamw(rest, settings), settings.learning_rate))
         if muon:
-            optimizer = torch.optim.Muon(muon, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
+            kind = ShardedMuon if isinstance(muon[0], DTensor) else torch.optim.Muon
+            optimizer = kind(muon, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
             self.parts.append((optimizer, settings.muon_learning_rate))
         self._make_state()
 
@@ -87,6 +88,36 @@ class Optimizer:
                 for value in state.values():
                     value.zero_()
         self.zero()
+
+
+class ShardedMuon(torch.optim.Muon):
+    """torch's Muon where processes hold shards: each matrix is put together for a moment to be orthogonalised whole.
+
+    On shards torch's own would run too, but its products in bf16 then round differently with every number of
+    processes (1e-4 of the loss after eight steps, when measured).
+    """
+
+    @torch.no_grad()
+    def step(self, closure=None) -> None:
+        """One update of every matrix that has a gradient."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is None:
+                    continue
+                momentum = self.state[p].setdefault("momentum_buffer", torch.zeros_like(p))
+                momentum.lerp_(p.grad, 1 - group["momentum"])
+                update = p.grad.lerp(momentum, group["momentum"]) if group["nesterov"] else momentum
+                change = _orthogonal(update.full_tensor(), group["lr"])
+                p.mul_(1 - group["lr"] * group["weight_decay"])
+                p.add_(distribute_tensor(change, p.device_mesh, p.placements, src_data_rank=None))
+
+
+def _orthogonal(update: Tensor, rate: float) -> Tensor:
+    """What torch's Muon, without momentum and decay, adds to a matrix whose gradient is ``update``."""
+    change = nn.Parameter(torch.zeros_like(update))
+    change.grad = update
+    torch.optim.Muon([change], lr=rate, weight_decay=0.0, momentum=0.0, nesterov=False).step()
+    return change.detach()
 
 
 def _master(p: nn.Parameter) -> nn.Parameter:

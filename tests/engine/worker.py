@@ -1,0 +1,243 @@
+"""Trains toy models in processes that may be killed: as a server of forks, or as the program of a supervisor.
+
+``python -m tests.engine.worker`` reads a JSON line an attempt, ``{"job", "folder", "harm"}``, forks the job's
+processes, harms them, and prints their exit codes. It imports torch once, so that an attempt takes a fraction of a
+second. ``python -m tests.engine.worker JOB FOLDER`` trains in this process, one of WORLD_SIZE.
+
+Each step leaves a line in ``trail``, also steps that a resumed run takes again: these must be equal, bit for bit.
+"""
+
+import hashlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch.distributed.tensor import DTensor
+
+from didact.batch import Batch
+from didact.engine import meter, supervise
+from didact.engine.mesh import join
+from didact.engine.settings import Training
+from didact.engine.stop import SIGNALS, listening
+from didact.engine.train import Loop, Source
+from didact.errors import Problem
+from didact.model import lora
+from didact.model.settings import Lora
+from didact.objective.tokens import Causal, Prefix
+from tests.engine.chaos import Counter, Killer, events
+from tests.toy import toy_model, toy_stream
+
+REPOSITORY = Path(__file__).parents[2]
+BOUND = 90  # seconds after which an attempt counts as hung
+
+
+class Traced(Loop):
+    """Leaves a trail: everything that must be the same however often the run was killed, as hex."""
+
+    def _record(self, metrics, progress, step, norm, rate, reading):
+        super()._record(metrics, progress, step, norm, rate, reading)
+        if self.mesh.main:
+            line = {"step": self.place.step, "rows": step.rows, "tokens": self.place.tokens}
+            line |= {"loss": self.place.loss.hex(), "norm": norm.hex(), "rate": rate.hex()}
+            line |= {f"loss/{task}/{term}": value.hex() for (task, term), value in step.loss.items()}
+            write(self.folder / "trail", json.dumps(line))
+
+
+class Poisoned(Causal):
+    """Some rows have a loss that is no number."""
+
+    rows: tuple[int, ...] = ()
+
+    def loss(self, model, batch: Batch):
+        bad = torch.isin(batch.row, torch.tensor(self.rows, dtype=torch.int64))
+        return {"token": torch.where(bad[:, None], torch.nan, super().loss(model, batch)["token"])}
+
+
+def write(path: Path, line: str) -> None:
+    """Appends a line of its own, also after one that a killed writer tore."""
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT)
+    os.write(handle, f"\n{line}\n".encode())
+    os.close(handle)
+
+
+def train(job: dict[str, Any], folder: Path) -> None:
+    """One process of a job, from wherever the last attempt left it."""
+    mesh = join("cpu")
+    model = toy_model(dtype=getattr(torch, job.get("dtype", "float32")), **job.get("model", {}))
+    if job.get("lora"):
+        lora.add(model.net, Lora(rank=4, dropout=job.get("dropout", 0.0)))
+    model.train()
+    mesh.shard(model, model.layers, torch.float32)
+    settings = Training(context=32, micro_batch_size=1, **job.get("training", {}))
+    causal = Poisoned()
+    object.__setattr__(causal, "rows", tuple(job.get("poison", ())))
+    place = {"rank": mesh.rank, "world": mesh.size}
+    streams = [toy_stream(batch_size=settings.batch_size, seed=i, documents=24, **place) for i in range(2)]
+    sources = [Source("causal", causal, streams[0]), Source("prefix", Prefix(), streams[1], 0.3)]
+    wait = job.get("wait", 0.0)
+
+    def say(line: str) -> None:
+        if mesh.main:
+            write(folder / "said", line)
+
+    loop = Traced(model, sources[: job.get("tasks", 2)], settings, job["steps"], folder, mesh, say)
+    if wait:
+        take, loop._gradient = loop._gradient, lambda *given: (time.sleep(wait), take(*given))[1]  # type: ignore
+    done = loop.run()
+    state = {name: digest(tensor) for name, tensor in loop.optimizer.tensors().items()}
+    state |= {f"net.{name}": digest(tensor) for name, tensor in model.net.state_dict().items()}
+    if mesh.main:
+        closing = {"steps": done.steps, "tokens": done.tokens, "loss": done.loss.hex(), "state": state}
+        (folder / "closing.json").write_text(json.dumps(closing))
+    mesh.barrier()
+
+
+def digest(tensor: torch.Tensor) -> str:
+    """SHA-256 of the bytes of the whole tensor."""
+    whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
+    return hashlib.sha256(whole.detach().contiguous().view(-1).view(torch.uint8).numpy().tobytes()).hexdigest()
+
+
+def guarded(job: dict[str, Any], folder: Path) -> int:
+    """The exit code of ``train``, as the command line would give it."""
+    try:
+        with listening():
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+            train(job, folder)
+    except Problem as problem:
+        write(folder / "said", f"{problem.code}: {problem}")
+        return problem.code
+    except Exception as error:
+        write(folder / "said", f"{type(error).__name__}: {error}")
+        return 1
+    return 0
+
+
+def start(job: dict[str, Any], folder: Path, rank: int, world: int, port: int, act: Counter | None) -> int:
+    """Forks one process of an attempt."""
+    signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)  # until the child listens
+    child = os.fork()
+    if child:
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+        return child
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world), "MASTER_PORT": str(port)}
+    os.environ["MASTER_ADDR"] = "127.0.0.1"
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, 1)
+    os.dup2(null, 2)
+    with events(act) if act else nullcontext():
+        code = guarded(job, folder)
+    if act and code == 0:
+        write(folder / "events", str(len(act.seen)))
+    os._exit(code)
+
+
+def attempt(job: dict[str, Any], folder: Path, harm: dict[str, Any]) -> list[int | None]:
+    """Exit codes of all processes of one attempt; None for one that hung.
+
+    ``harm``: {"rank", "event", "when"} kills a process at a file event; {"rank", "after", "signal"} sends a signal
+    after some seconds, to all when the rank is None; {"count": true} counts the events of the first.
+    """
+    world, port = job.get("world", 1), supervise._free_port()
+    acts: dict[int, Counter] = {0: Counter()} if harm.get("count") else {}
+    if "event" in harm:
+        acts[harm["rank"]] = Killer(harm["event"], harm["when"])
+    children = [start(job, folder, rank, world, port, acts.get(rank)) for rank in range(world)]
+    began = time.monotonic()
+    if "after" in harm:
+        time.sleep(harm["after"])
+        for child in children if harm["rank"] is None else [children[harm["rank"]]]:
+            os.kill(child, harm["signal"])  # not reaped yet, so still ours
+    codes: dict[int, int | None] = {}
+    broken: float | None = None
+    while len(codes) < world:
+        done, status = os.waitpid(-1, os.WNOHANG)
+        now = time.monotonic()
+        if done:
+            codes[done] = os.waitstatus_to_exitcode(status)
+            broken = broken or (now if codes[done] not in (0, 75) else None)
+            continue
+        if (broken and now - broken > 1) or now - began > BOUND:  # as the supervisor would
+            for child in children:
+                if child not in codes:
+                    os.kill(child, signal.SIGKILL)
+                    os.waitpid(child, 0)
+                    codes[child] = None if broken is None else -signal.SIGKILL
+        time.sleep(0.005)
+    return [codes[child] for child in children]
+
+
+def serve() -> None:
+    torch.set_num_threads(1)
+    for dtype in (torch.float32, torch.bfloat16):
+        meter.measure_peak(torch.device("cpu"), dtype)  # once, for all that are forked
+    for line in sys.stdin:
+        asked = json.loads(line)
+        print(json.dumps(attempt(asked["job"], Path(asked["folder"]), asked["harm"])), flush=True)
+
+
+class Server:
+    """The other end of the pipe, in the tests' process."""
+
+    def __init__(self):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        command = [sys.executable, "-m", "tests.engine.worker"]
+        pipes: dict[str, Any] = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        self.process = subprocess.Popen(command, env=environment, cwd=REPOSITORY, **pipes)
+
+    def attempt(self, job: dict[str, Any], folder: Path, **harm: Any) -> list[int | None]:
+        """See ``attempt``."""
+        folder.mkdir(parents=True, exist_ok=True)
+        assert self.process.stdin
+        assert self.process.stdout
+        self.process.stdin.write(json.dumps({"job": job, "folder": str(folder), "harm": harm}) + "\n")
+        self.process.stdin.flush()
+        answer = self.process.stdout.readline()
+        assert answer, "the server of forks is gone"
+        return json.loads(answer)
+
+
+@pytest.fixture(scope="session")
+def server() -> Iterator[Server]:
+    one = Server()
+    yield one
+    one.process.stdin.close()
+    one.process.wait()
+
+
+def trail(folder: Path) -> dict[int, dict[str, Any]]:
+    """Every step's line; a step taken more than once must have left the same one each time."""
+    found: dict[int, dict[str, Any]] = {}
+    for raw in (folder / "trail").read_text().split("\n"):
+        if raw.endswith("}"):
+            line = json.loads(raw)
+            known = found.setdefault(line["step"], line)
+            assert line == known, f"step {line['step']} differs when taken again"
+    return found
+
+
+def closing(folder: Path) -> dict[str, Any]:
+    """What a finished run ended with."""
+    return json.loads((folder / "closing.json").read_text())
+
+
+def said(folder: Path) -> str:
+    """What was said, all attempts together."""
+    path = folder / "said"
+    return path.read_text() if path.exists() else ""
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        torch.set_num_threads(1)
+        sys.exit(guarded(json.loads(sys.argv[1]), Path(sys.argv[2])))
+    serve()
