@@ -21,9 +21,10 @@ from didact.model.sight import Sight
 # Queries of a block. More would multiply keys that most of them cannot see, fewer make thin products; short documents
 # that stand side by side share a block, for a call of a product costs more than the numbers it hides.
 QUERIES = 96
-# Keys up to which a block's probabilities wait for the backward. Making them again costs a sixth of the time;
-# keeping them costs memory that grows with the square of the document: at 512 a fifth of a layer's other memory.
-KEEP = 512
+# Keys up to which a block's probabilities wait for the backward. Making them again costs a quarter of the time;
+# keeping them costs memory that grows with the square of the document: for 180 tokens little, for 1,024 a third of
+# what the rest of a layer keeps, for 4,096 more than all of it.
+KEEP = 1024
 # Keys come in multiples of this where the row has them: a softmax over 180 columns takes as long as one over 300,
 # because the columns left over by the vector width are computed one by one.
 LANES = 32
