@@ -71,11 +71,12 @@ def write(path: Path, line: str) -> None:
 def train(job: dict[str, Any], folder: Path) -> None:
     """One process of a job, from wherever the last attempt left it."""
     mesh = join("cpu")
-    model = toy_model(dtype=getattr(torch, job.get("dtype", "float32")), **job.get("model", {}))
+    dtype = getattr(torch, job.get("dtype", "float32"))
+    model = toy_model(dtype=dtype if mesh.size == 1 else torch.float32, **job.get("model", {}))
     if job.get("lora"):
         lora.add(model.net, Lora(rank=4, dropout=job.get("dropout", 0.0)))
     model.train()
-    mesh.shard(model, model.layers, torch.float32)
+    mesh.shard(model, model.layers, dtype)
     settings = Training(context=32, micro_batch_size=1, **job.get("training", {}))
     causal = Poisoned()
     object.__setattr__(causal, "rows", tuple(job.get("poison", ())))
@@ -145,7 +146,7 @@ def attempt(job: dict[str, Any], folder: Path, harm: dict[str, Any]) -> dict[str
 
     ``harm``: {"rank", "event", "when"} kills a process at a file event; {"rank", "after", "signal"} sends a signal to
     a process (to all where the rank is None) once it has worked for so many processor seconds, which a busy machine
-    does not change; {"count": true} counts the events of the first.
+    does not change, or with "step" instead once that step is taken; {"count": true} counts the events of the first.
     """
     world, port = job.get("world", 1), supervise._free_port()
     acts: dict[int, Counter] = {0: Counter()} if harm.get("count") else {}
@@ -153,9 +154,9 @@ def attempt(job: dict[str, Any], folder: Path, harm: dict[str, Any]) -> dict[str
         acts[harm["rank"]] = Killer(harm["event"], harm["when"])
     children = [start(job, folder, rank, world, port, acts.get(rank)) for rank in range(world)]
     codes: dict[int, int | None] = {}
-    seconds, broken, began, pending = 0.0, None, time.monotonic(), "after" in harm
+    seconds, broken, began, pending = 0.0, None, time.monotonic(), "signal" in harm
     while len(codes) < world:
-        if pending and worked(children[harm["rank"] or 0]) >= harm["after"]:
+        if pending and due(harm, children, folder):
             pending = False
             for child in children if harm["rank"] is None else [children[harm["rank"]]]:
                 if child not in codes:
@@ -173,6 +174,13 @@ def attempt(job: dict[str, Any], folder: Path, harm: dict[str, Any]) -> dict[str
                 codes[child] = None if broken is None else -signal.SIGKILL
         time.sleep(0.002)
     return {"codes": [codes[child] for child in children], "seconds": seconds}
+
+
+def due(harm: dict[str, Any], children: list[int], folder: Path) -> bool:
+    """Whether the moment of the harm has come."""
+    if "step" in harm:
+        return (folder / "trail").exists() and max(trail(folder), default=0) >= harm["step"]
+    return worked(children[harm["rank"] or 0]) >= harm["after"]
 
 
 def worked(child: int) -> float:
