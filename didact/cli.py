@@ -4,17 +4,16 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, NoReturn
+from typing import Annotated, Literal, NoReturn
 
 import typer
 
 from didact import __version__
-from didact.errors import GateFailed, Problem
+from didact.errors import GateFailed, Problem, UsageProblem
 
 app = typer.Typer(
     name="didact",
     help="Raises a generative model through its whole life, from documents to a model you can talk to.",
-    no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
@@ -22,6 +21,9 @@ app = typer.Typer(
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, as stage.key=value.")]
 Runs = Annotated[Path, typer.Option(help="Folder that holds the runs.")]
+ModelName = Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, a .gguf file or a hub id.")]
+Device = Annotated[Literal["auto", "cpu", "cuda", "mps"], typer.Option(help="Where to compute.")]
+DEBUG = "DIDACT_DEBUG"
 
 
 def say(line: str) -> None:
@@ -32,7 +34,7 @@ def say(line: str) -> None:
 @app.callback(invoke_without_command=True)
 def _root(
     version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show the traceback of an error (after a verb, too).")] = False,
 ) -> None:
     if version:
         print(__version__)
@@ -75,14 +77,14 @@ def inspect(recipe: RecipePath, overrides: Overrides = None, runs: Runs = Path("
 
 @app.command()
 def chat(
-    model: Annotated[str, typer.Argument(help="A run folder, a checkpoint folder, a .gguf file or a hub id.")],
+    model: ModelName,
     prompt: Annotated[str | None, typer.Option(help="Answer this one prompt and end.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
     temperature: Annotated[float, typer.Option(min=0)] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
     seed: Annotated[int, typer.Option()] = 0,
-    device: Annotated[str, typer.Option(help="auto, cpu, cuda or mps.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Talks with a model in the terminal."""
     from didact.rollout.settings import Sampling
@@ -105,6 +107,43 @@ def doctor(
 
 
 @app.command()
+def init(
+    folder: Annotated[Path, typer.Argument(help="The folder with documents or conversations.")] = Path("."),
+) -> None:
+    """Writes a commented starter recipe, recipe.yaml, for the documents in a folder."""
+    from didact.run.init import init as write_recipe
+
+    write_recipe(folder, say)
+
+
+@app.command("eval")
+def evaluate(
+    model: ModelName,
+    data: Annotated[str, typer.Option(help="Data as a recipe names it: a file, a folder, a pattern.")],
+    against: Annotated[str | None, typer.Option(help="A second model, measured on the same data.")] = None,
+    limit: Annotated[int | None, typer.Option(min=1, help="Examples to measure, chosen by chance.")] = None,
+    context: Annotated[int, typer.Option(min=8, help="Tokens in a row.")] = 1024,
+    device: Device = "auto",
+) -> None:
+    """Measures bits per byte of a model on any data: one JSON line a model."""
+    from didact.run.measure import measure
+
+    measure(model, data, against, limit, context, device, say)
+
+
+@app.command()
+def export(
+    model: ModelName,
+    folder: Annotated[Path, typer.Argument(help="A new folder.")],
+    dtype: Annotated[Literal["as-saved", "bf16", "fp32"], typer.Option(help="The type of the weights.")] = "as-saved",
+) -> None:
+    """Writes a model as the standard folder, and proves it by reading it back."""
+    from didact.run.export import export as write_model
+
+    write_model(model, folder, dtype, say)
+
+
+@app.command()
 def schema() -> None:
     """Prints the JSON schema of recipes, for editors."""
     import json
@@ -116,23 +155,54 @@ def schema() -> None:
 
 def main() -> NoReturn:
     """Runs the command line; a foreseen mistake is one line and an exit code, never a traceback."""
-    debug = "--debug" in sys.argv
+    arguments, debug = _without_debug(sys.argv[1:])
+    if debug:
+        os.environ[DEBUG] = "1"  # processes started from here show theirs too
     try:
-        app(standalone_mode=True)
+        code = app(arguments or ["--help"], prog_name="didact", standalone_mode=False)
+        sys.stdout.flush()
     except Problem as problem:
         if debug:
             raise
         say(f"didact: {problem}")
         sys.exit(problem.code)
-    except KeyboardInterrupt:
-        say("didact: interrupted")
-        sys.exit(128 + signal.SIGINT)
+    except typer.TyperException as error:  # the command line itself is wrong
+        say(f"didact: {' '.join(error.format_message().split()).rstrip('.')}; see {_verb(arguments)} --help")
+        sys.exit(UsageProblem.code)
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our data has gone
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
         if debug:
             raise
-        say(f"didact: {type(error).__name__}: {error}; this is a bug in Didact, run with --debug to see where")
+        say(f"didact: {_bug(error)}")
         sys.exit(1)
-    sys.exit(0)
+    if code == 128 + signal.SIGINT:
+        say("didact: interrupted")
+    sys.exit(code or 0)
+
+
+def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
+    """``--debug`` may stand anywhere before ``--``."""
+    end = arguments.index("--") if "--" in arguments else len(arguments)
+    kept = [argument for argument in arguments[:end] if argument != "--debug"] + arguments[end:]
+    return kept, len(kept) < len(arguments) or DEBUG in os.environ
+
+
+def _verb(arguments: list[str]) -> str:
+    """The verb that was meant, if it is one."""
+    known = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    return " ".join(["didact", *(argument for argument in arguments[:1] if argument in known)])
+
+
+def _bug(error: BaseException) -> str:
+    """What no code of ours foresaw, in one line; one cause of such errors is known and has a remedy."""
+    from didact.audit.machine import MISFIT, MISFIT_REMEDY
+
+    cause: BaseException | None = error
+    while cause is not None:
+        if MISFIT in str(cause):
+            return f"torchvision does not fit this torch; {MISFIT_REMEDY}"
+        cause = cause.__cause__ or cause.__context__
+    what = " ".join(str(error).split())
+    return f"{type(error).__name__}: {what}; this is a bug in Didact, run with --debug to see where"

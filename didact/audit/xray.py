@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from didact.data.pieces import Counts, cut
 from didact.data.sets import tokenized
 from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh, pick_device
+from didact.engine.progress import plain
 from didact.engine.train import length
 from didact.recipe import Learning, load
 from didact.run.folder import replace, run_folder
@@ -21,15 +21,34 @@ from didact.run.life import Life
 from didact.text.render import Renderer
 
 SHOWN = 3  # examples of each task
-LONGEST = 400  # tokens shown of one example
+LONGEST = 400  # tokens shown of one example, half of them its first and half its last
+MARKS = ("[[", "]]")  # around what is trained where there is no colour
+BROKEN = "\ufffd"  # what half a character decodes to
+
+Pieces = tuple[tuple[str, bool], ...]
 
 
 @dataclass(frozen=True)
 class Example:
-    """One example as the model meets it: each token's text and whether it is trained."""
+    """One example as the model meets it: text and whether it is trained, its beginning and its end.
 
-    pieces: tuple[tuple[str, bool], ...]
-    more: int
+    ``hidden`` tokens between the two are not shown, ``hidden_trained`` of them are trained.
+    """
+
+    head: Pieces
+    tail: Pieces = ()
+    hidden: int = 0
+    hidden_trained: int = 0
+
+    def spans(self) -> Pieces:
+        """All of it in order, with a note in place of what is not shown."""
+        if not self.hidden:
+            return self.head
+        return (
+            *self.head,
+            (f" … {self.hidden:,} tokens, {self.hidden_trained:,} of them trained … ", False),
+            *self.tail,
+        )
 
 
 @dataclass(frozen=True)
@@ -82,13 +101,41 @@ def untrained(corpus: Corpus) -> int:
     return int((np.diff(so_far[corpus.bound]) == 0).sum())
 
 
+def first(corpora: Sequence[Corpus], count: int) -> list[tuple[Corpus, int]]:
+    """The first examples, each source in turn."""
+    turns = [(corpus, i) for i in range(count) for corpus in corpora if i < len(corpus)]
+    return turns[:count]
+
+
 def show(corpus: Corpus, number: int, renderer: Renderer) -> Example:
-    """One example of a corpus, as text a token; neighbours of one kind are decoded together."""
-    span = slice(corpus.bound[number], min(corpus.bound[number + 1], corpus.bound[number] + LONGEST))
+    """One example of a corpus."""
+    span = slice(corpus.bound[number], corpus.bound[number + 1])
     token, trained = corpus.token[span], corpus.trained[span]
-    edges = [0, *(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(token)]
-    pieces = [(renderer.decode(token[a:b].tolist()), bool(trained[a])) for a, b in pairwise(edges) if b > a]
-    return Example(tuple(pieces), int(corpus.bound[number + 1]) - span.stop)
+    if len(token) <= LONGEST:
+        return Example(spans(token, trained, renderer))
+    half = LONGEST // 2
+    return Example(
+        spans(token[:half], trained[:half], renderer),
+        spans(token[-half:], trained[-half:], renderer),
+        len(token) - LONGEST,
+        int(trained[half:-half].sum()),
+    )
+
+
+def spans(token: np.ndarray, trained: np.ndarray, renderer: Renderer) -> Pieces:
+    """Text by runs of trained and untrained tokens.
+
+    A run's text is what decoding all up to its end adds, since decoders drop the space before a text that begins; a
+    character split between two runs belongs to the later one.
+    """
+    edges = [*(np.flatnonzero(np.diff(trained)) + 1).tolist(), len(token)]
+    so_far, found, start = "", [], 0
+    for end in edges:
+        whole = renderer.decode(token[:end].tolist())
+        whole = whole.rstrip(BROKEN) if end < len(token) else whole
+        found.append((whole[len(so_far) :], bool(trained[start])))
+        so_far, start = whole, end
+    return tuple(found)
 
 
 def examine(stage: Learning, life: Life, renderer: Renderer) -> list[Xray]:
@@ -112,7 +159,7 @@ def examine(stage: Learning, life: Life, renderer: Renderer) -> list[Xray]:
                 missing_end=sum(missing_end(c, renderer.stops) for c in corpora),
                 double_start=sum(double_start(c, bos) for c in corpora),
                 untrained=sum(untrained(c) for c in corpora),
-                examples=tuple(show(corpora[0], i, renderer) for i in range(min(SHOWN, len(corpora[0])))),
+                examples=tuple(show(corpus, i, renderer) for corpus, i in first(corpora, SHOWN)),
             )
         )
     return found
@@ -140,19 +187,28 @@ def inspect_recipe(path: Path, overrides: Sequence[str], runs: Path, say: Callab
 
 
 def draw(xray: Xray, console: Console) -> None:
-    """Counts and coloured examples in the terminal: trained tokens green and underlined, the rest dim."""
-    console.rule(f"{xray.stage} · {xray.task}")
+    """Counts and examples: trained tokens green, the rest dim; between marks where there is no colour."""
+    console.print(Text(f"{xray.stage} · {xray.task}", style="bold"))
     for line in xray.lines():
         console.print(Text(line, style="bold red" if line.startswith("!") else ""))
+    coloured = console.color_system is not None
     for example in xray.examples:
-        text = Text()
-        for piece, trained in example.pieces:
-            text.append(piece, style="green underline" if trained else "dim")
-        if example.more:
-            text.append(f" … {example.more} tokens more", style="italic")
         console.print()
-        console.print(text)
-    console.print(Text("\ntrained", style="green underline").append(" · ", "none").append("read only", style="dim"))
+        console.print(_coloured(example) if coloured else Text(_marked(example)), soft_wrap=True)
+    legend = _coloured(Example((("trained", True), (" · read only", False))))
+    console.print(Text("\n").append(legend) if coloured else f"\n{MARKS[0]}trained{MARKS[1]} · read only", markup=False)
+    console.print()
+
+
+def _coloured(example: Example) -> Text:
+    text = Text()
+    for piece, trained in example.spans():
+        text.append(plain(piece), style="green" if trained else "dim")
+    return text
+
+
+def _marked(example: Example) -> str:
+    return plain("".join(f"{MARKS[0]}{text}{MARKS[1]}" if trained else text for text, trained in example.spans()))
 
 
 def html(name: str, xrays: Sequence[Xray]) -> str:

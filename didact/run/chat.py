@@ -1,53 +1,75 @@
 """``didact chat``: one answer, or a conversation in the terminal, streamed as it is sampled."""
 
+import contextlib
+import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
-from didact.data.fetch import cache_dir
-from didact.engine.mesh import pick_device
-from didact.engine.precision import pick_dtype
-from didact.errors import UsageProblem
-from didact.model import attention
-from didact.model.load import load
-from didact.model.model import Model
+from didact.engine.progress import plain
+from didact.errors import Problem, UsageProblem
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
-from didact.run.life import find_model
-from didact.text import tokenizer as tokenizers
-from didact.text.render import Renderer
+from didact.run.named import Named, open_model
+
+COMMANDS = "/clear forgets the conversation, /quit or Ctrl-D ends it, Ctrl-C stops an answer"
+ROOM = 4  # at most one part in this many of the context is kept free for the answer
 
 
 class Chat:
     """A model and a conversation with it."""
 
-    def __init__(self, name: str, system: str | None, sampling: Sampling, device: str, say: Callable[[str], None]):
-        where = find_model(name, cache_dir(), say)
-        place = pick_device(device)
-        attention.register()
-        model = Model(load(where, pick_dtype("auto", place)).to(place))
-        self.renderer = Renderer(tokenizers.load(where))
-        self.sampler = Sampler(model, self.renderer.decode, self.renderer.stops, slots=1)
-        self.sampling, self.system = sampling, system
-        self.messages: list[dict[str, Any]] = []
-        self.clear()
+    def __init__(self, named: Named, system: str | None, sampling: Sampling, say: Callable[[str], None]):
+        self.renderer = named.renderer
+        self.sampler = Sampler(
+            named.model, partial(named.renderer.decode, skip_special=True), named.renderer.stops, slots=1
+        )
+        self.sampling, self.say = sampling, say
+        self.before: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
+        self.turns: list[dict[str, Any]] = []
 
     def clear(self) -> None:
         """Forgets the conversation."""
-        self.messages = [{"role": "system", "content": self.system}] if self.system else []
+        self.turns = []
 
     def answer(self, text: str, write: Callable[[str], None]) -> str:
-        """Answers, handing every new piece of text to ``write``; both sides join the conversation."""
-        self.messages.append({"role": "user", "content": text})
-        shown = ""
-        for out in self.sampler.stream([self.renderer.prompt(self.messages)], self.sampling):
-            whole = out.text.rstrip("\ufffd") if not out.reason else out.text  # half a character waits for its rest
-            if len(whole) > len(shown):
-                write(whole[len(shown) :])
-                shown = whole
-        self.messages.append({"role": "assistant", "content": shown})
+        """Answers, handing every new piece of text to ``write``; both sides join the conversation.
+
+        An answer that is interrupted joins as far as it came; a message whose answer never began is forgotten.
+        Raises UsageProblem for a message that is too long for the model even alone.
+        """
+        self.turns.append({"role": "user", "content": text})
+        said = ""
+        try:
+            for out in self.sampler.stream([self._prompt()], self.sampling):
+                whole = out.text.lstrip()  # a template may leave the space before an answer to the model
+                write(whole[len(said) :])
+                said = whole
+        finally:
+            if said:
+                self.turns.append({"role": "assistant", "content": said})
+            else:
+                self.turns.pop()
         self.sampling = self.sampling.model_copy(update={"seed": self.sampling.seed + 1})
-        return shown
+        return said
+
+    def _prompt(self) -> list[int]:
+        """What the answer starts from; the oldest turns are forgotten until it fits and leaves room."""
+        longest, turns = self.sampler.longest, self.turns
+        room = min(self.sampling.max_new_tokens, longest // ROOM)
+        while len(prompt := self.renderer.prompt([*self.before, *turns])) + room > longest:
+            later = [i for i, turn in enumerate(turns) if i and turn["role"] == "user"]
+            if not later:
+                break
+            turns = turns[later[0] :]
+        if len(prompt) >= longest:
+            what = f"this message makes {len(prompt):,} tokens; the model takes fewer than {longest:,}"
+            raise UsageProblem(what, remedy="shorten it")
+        if forgotten := len(self.turns) - len(turns):
+            self.say(f"(the context of {longest:,} tokens is full: the oldest {forgotten} messages are forgotten)")
+        self.turns = turns
+        return prompt
 
 
 def chat_with(
@@ -56,38 +78,60 @@ def chat_with(
     """One answer to ``prompt`` on stdout, or a conversation until end of input."""
     if prompt is not None and not prompt.strip():
         raise UsageProblem("the prompt is empty", remedy="give some text after --prompt")
-    chat = Chat(name, system, sampling, device, say)
-    if prompt is not None:
-        chat.answer(prompt, _write)
-        _write("\n")
+    chat = Chat(open_model(name, device, say), system, sampling, say)
+    if prompt is None:
+        converse(chat, say)
         return
-    say("Type a message; /clear forgets the conversation, /quit or Ctrl-D ends it.")
+    chat.answer(prompt, _write)
+    _write("\n")
+
+
+def converse(chat: Chat, say: Callable[[str], None]) -> None:
+    """A message a line until end of input."""
+    if sys.stdin.isatty():
+        say(f"Type a message; {COMMANDS}.")
     for line in _lines():
         if line == "/quit":
             return
         if line == "/clear":
             chat.clear()
+            say("(forgotten)")
+        elif re.fullmatch("/[a-z]+", line):
+            say(f"there is no command {line}; {COMMANDS}")
         elif line:
-            try:
-                chat.answer(line, _write)
-            except KeyboardInterrupt:
-                say(" (stopped)")
-            _write("\n")
+            _exchange(chat, line, say)
 
 
-def _lines() -> Sequence[str]:
+def _exchange(chat: Chat, line: str, say: Callable[[str], None]) -> None:
+    try:
+        chat.answer(line, _write)
+    except KeyboardInterrupt:
+        _write("\n")
+        say("(stopped)")
+    except Problem as problem:  # the next message may do better
+        say(f"didact: {problem}")
+    else:
+        _write("\n")
+
+
+def _lines() -> Iterator[str]:
     """What the person types, line by line."""
-
-    def read():
-        while True:
-            try:
-                yield input("\n> " if sys.stdin.isatty() else "").strip()
-            except EOFError:
-                return
-
-    return read()
+    terminal = sys.stdin.isatty()
+    shown = terminal and sys.stdout.isatty()
+    if shown:
+        with contextlib.suppress(ImportError):  # not on Windows, whose console edits lines by itself
+            import readline  # noqa: F401
+    while True:
+        if terminal and not shown:
+            print("> ", end="", file=sys.stderr, flush=True)
+        try:
+            yield input("\n> " if shown else "").strip()
+        except EOFError:
+            if terminal:
+                print(file=sys.stderr)
+            return
 
 
 def _write(text: str) -> None:
-    sys.stdout.write(text)
+    sys.stdout.write(plain(text) if sys.stdout.isatty() else text)
     sys.stdout.flush()

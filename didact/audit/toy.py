@@ -1,0 +1,59 @@
+"""A network of a recipe's architecture that is small enough to check every law in seconds."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
+
+from didact.model.load import quiet
+from didact.model.model import Model
+from didact.model.scratch import build
+from didact.model.settings import Scratch, Tune
+from didact.model.tune import apply
+
+WIDTH, HEADS, DEPTH, WINDOW = 64, 4, 2, 16
+SHAPE = {
+    "hidden_size": WIDTH,
+    "num_attention_heads": HEADS,
+    "num_key_value_heads": HEADS // 2,
+    "head_dim": WIDTH // HEADS,
+    "intermediate_size": 2 * WIDTH,
+    "initializer_range": 0.1,
+}
+# Fields that change the equations and not the size are taken over from the model that the toy stands for.
+SWITCHES = ("attention_bias", "mlp_bias", "hidden_act", "tie_word_embeddings", "use_sliding_window")
+CAPS = ("attn_logit_softcapping", "final_logit_softcapping")
+
+
+def toy_network(
+    architecture: str,
+    given: Mapping[str, Any],
+    tune: Tune,
+    tokenizer: PreTrainedTokenizerFast,
+    context: int,
+    seed: int,
+) -> Model:
+    """A model on the CPU in fp32 like the one whose configuration has the fields ``given``, tuned as ``tune`` says.
+
+    Sliding windows stay, shortened so that they slide at toy size; every kind of layer is there once.
+    """
+    net = build(_small(architecture, given), tokenizer, context, seed)
+    last = None if tune.last is None else min(tune.last, net.config.get_text_config().num_hidden_layers)
+    apply(net, tune.model_copy(update={"last": last}), tokenizer, seed)
+    return Model(net)
+
+
+def _small(architecture: str, given: Mapping[str, Any]) -> Scratch:
+    with quiet():
+        plain = CONFIG_MAPPING[architecture]()
+    known = plain.to_dict().keys() | plain.attribute_map.keys()
+    shape: dict[str, Any] = SHAPE | {name: given[name] for name in (*SWITCHES, *CAPS) if name in given}
+    kinds = list(dict.fromkeys(given.get("layer_types") or ()))
+    shape["num_hidden_layers"] = max(DEPTH, len(kinds))
+    if kinds:
+        shape["layer_types"] = (kinds * DEPTH)[: shape["num_hidden_layers"]]
+    if given.get("sliding_window"):
+        shape["sliding_window"] = WINDOW
+    if given.get("num_key_value_heads") == given.get("num_attention_heads"):
+        shape["num_key_value_heads"] = HEADS
+    return Scratch(architecture=architecture, size="1M", config={k: v for k, v in shape.items() if k in known})

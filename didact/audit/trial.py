@@ -1,0 +1,260 @@
+"""The laws on a recipe's own terms: a toy network of its architecture, its tokenizer, data, objectives and tuning."""
+
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import PreTrainedConfig
+
+from didact.audit import laws
+from didact.audit.toy import toy_network
+from didact.batch import Batch
+from didact.data.corpus import Corpus, encode
+from didact.data.formats import Conversation, Document, Example
+from didact.data.pieces import Pieces, cut
+from didact.data.settings import Data
+from didact.data.source import examples
+from didact.data.stream import TokenStream
+from didact.engine import checkpoint
+from didact.engine.mesh import Mesh, pick_device
+from didact.engine.precision import pick_dtype
+from didact.engine.progress import Progress
+from didact.engine.train import Loop, Source
+from didact.errors import Problem
+from didact.model.load import load as load_network
+from didact.model.model import Model
+from didact.model.save import save_model
+from didact.model.settings import Scratch
+from didact.objective import resolve
+from didact.objective.base import Objective
+from didact.recipe import Learning, load
+from didact.recipe.schema import TaskSpec
+from didact.rng import Rng
+from didact.rollout.sampler import Sampler
+from didact.rollout.settings import Sampling
+from didact.run.folder import run_folder
+from didact.run.life import Life
+from didact.text.render import Renderer
+
+EXAMPLES = 24  # of each source
+CONTEXT = 64  # tokens in a row
+PIECE = 20  # tokens of a document, so that rows hold several
+ROWS = 4
+STEPS = 4  # of the run that is stopped in its middle
+GRADIENT = {"cpu": 1e-5}  # bounds: fp32 sums in another order stay a tenth below
+LOGPROB = {"cpu": 1e-4}
+ELSEWHERE = 1e-3  # devices whose fp32 products are not quite
+LOGITS = 2e-2
+SAVED = 1e-5
+
+
+@dataclass(frozen=True)
+class Measured:
+    """How far one law is from holding; ``note`` says it where a number does not. A bound of 0 means equal."""
+
+    stage: str
+    law: str
+    distance: float
+    bound: float
+    note: str = ""
+
+    @property
+    def ok(self) -> bool:
+        """Whether the law holds."""
+        return self.distance <= self.bound
+
+
+@dataclass(frozen=True)
+class Pattern:
+    """The model the toys stand for: its architecture's name and the fields of its configuration."""
+
+    architecture: str
+    fields: Mapping[str, Any]
+
+
+def trials(recipe: Path, overrides: Sequence[str], runs: Path, say: Callable[[str], None]) -> Iterator[Measured]:
+    """Makes the data of a recipe and measures every law on each of its training stages, without training the base."""
+    loaded = load(recipe, overrides)
+    for line in loaded.said:
+        say(line)
+    mesh = Mesh(pick_device(loaded.recipe.device))
+    life = Life(loaded.recipe, run_folder(runs, loaded.recipe.name), mesh, say)
+    base = loaded.recipe.base
+    pattern = Pattern(base.architecture, base.config) if isinstance(base, Scratch) else None
+    for stage in life.without_training():
+        if pattern is None:
+            pattern, measured = check_base(life, mesh)
+            yield measured
+        with tempfile.TemporaryDirectory(prefix="didact-doctor-") as temporary:
+            yield from Trial(stage, life, pattern, mesh, Path(temporary)).run()
+
+
+def check_base(life: Life, mesh: Mesh) -> tuple[Pattern, Measured]:
+    """The real base: its configuration, and our attention and head against the network's own."""
+    assert life.base is not None
+    net = load_network(life.base, pick_dtype("auto", mesh.device))
+    model = Model(net).to(mesh.device)
+    config = net.config.get_text_config()
+    measured = passed("base", "0 the network's own log-probabilities", LOGITS, model.check)
+    return Pattern(net.config.model_type, config.to_dict() | _common(config)), measured
+
+
+def _common(config: PreTrainedConfig) -> dict[str, Any]:
+    """Fields under their common names: ``hidden_size`` for GPT-2's ``n_embd``."""
+    return {name: getattr(config, name) for name in config.attribute_map}
+
+
+def passed(stage: str, law: str, bound: float, check: Callable[[], None]) -> Measured:
+    """A check that raises when it fails."""
+    try:
+        check()
+    except Problem as problem:
+        return Measured(stage, law, float("inf"), bound, problem.what)
+    return Measured(stage, law, 0.0, bound, "within the bound")
+
+
+class Trial:
+    """One stage at toy size."""
+
+    def __init__(self, stage: Learning, life: Life, pattern: Pattern, mesh: Mesh, folder: Path):
+        self.stage, self.life, self.pattern, self.mesh, self.folder = stage, life, pattern, mesh, folder
+        self.gradient = GRADIENT.get(mesh.device.type, ELSEWHERE)
+        self.logprob = LOGPROB.get(mesh.device.type, ELSEWHERE)
+
+    def run(self) -> Iterator[Measured]:
+        """Every law; each objective of a mixture by itself."""
+        for number, task in enumerate(self.stage.task_list):
+            name = self.stage.name if len(self.stage.task_list) == 1 else f"{self.stage.name}/{task.name}"
+            yield from self._task(name, task, number)
+        yield passed(self.stage.name, "6 saved as trained", SAVED, self._save)
+        yield Measured(self.stage.name, "4 stopped and resumed", self._resume(), 0.0)
+
+    def _task(self, name: str, task: TaskSpec, number: int) -> Iterator[Measured]:
+        renderer, model = self._model()
+        objective = resolve(task.objective.name, task.objective.options)
+        found = self._examples(task.data)
+        parts = self._parts(found, renderer, f"{number}")
+        packed, loose = (next(self._stream(parts, pack).start(0))[0].to(self.mesh.device) for pack in (True, False))
+        model.eval()  # dropout is meant to differ from one cut of a step to the next
+        yield Measured(name, "1 any micro-batches", laws.micro_batches(model, objective, packed), self.gradient)
+        alone = laws.unpacked(packed.to("cpu")).to(self.mesh.device)
+        yield Measured(name, "2 packed as unpacked", laws.packing(model, objective, packed, alone), self.gradient)
+        yield Measured(name, "3 weight zero is nothing", laws.weight_zero(model, objective, loose), self.gradient)
+        yield Measured(name, "5 sampled as trained", self._sampled(model, objective, renderer, found), self.logprob)
+        if any(isinstance(example, Conversation) for example in found):
+            yield self._joint(name, renderer, found)
+
+    def _model(self) -> tuple[Renderer, Model]:
+        """A fresh toy, tuned as the stage says, every trainable number moved: a LoRA's B begins at zero."""
+        tokenizer = self.life.ground().tokens()
+        pattern, stage = self.pattern, self.stage
+        model = toy_network(pattern.architecture, pattern.fields, stage.tune, tokenizer, CONTEXT, stage.seed)
+        generator = torch.Generator().manual_seed(1)
+        for weight in model.parameters():
+            if weight.requires_grad:
+                weight.data += 0.02 * torch.randn(weight.shape, generator=generator)
+        return Renderer(tokenizer), model.to(self.mesh.device)
+
+    def _examples(self, data: Data) -> list[Example]:
+        found = examples(data, self.life.outputs, self.stage.seed)
+        return [example for source in found for example in islice(source, EXAMPLES)]
+
+    def _parts(self, found: Sequence[Example], renderer: Renderer, name: str) -> list[Pieces]:
+        corpus: Corpus = encode(found, renderer, self.folder / "tokens", name)
+        return cut([corpus], PIECE, "window")[0]
+
+    def _stream(self, parts: Sequence[Pieces], pack: bool) -> TokenStream:
+        return TokenStream(parts, CONTEXT, ROWS, self.stage.seed, pack=pack)
+
+    def _sampled(self, model: Model, objective: Objective, renderer: Renderer, found: Sequence[Example]) -> float:
+        """Law 5: the sampler's log-probabilities against those of the training path, with the objective's own reach."""
+        prompts = [_prompt(example, renderer)[-CONTEXT // 2 :] for example in found[:ROWS]]
+        way = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12, seed=self.stage.seed)
+        outs = Sampler(model, renderer.decode, (), slots=2, longest=CONTEXT).generate(prompts, way)
+        return max(
+            _apart(model, objective, prompt, out.tokens, out.logprobs)
+            for prompt, out in zip(prompts, outs, strict=True)
+        )
+
+    def _joint(self, name: str, renderer: Renderer, found: Sequence[Example]) -> Measured:
+        """Law 5 in the text: a conversation is trained in the tokens it is served in."""
+        talks = [example for example in found if isinstance(example, Conversation)]
+        said = [why for talk in talks if (why := renderer.joint(talk.messages, talk.tools))]
+        note = f"{len(said)} of {len(talks)} conversations differ" + (f": {said[0]}" if said else "")
+        return Measured(name, "5 rendered as served", float(len(said)), 0.0, note)
+
+    def _save(self) -> None:
+        renderer, model = self._model()
+        save_model(model.net, renderer.tokenizer, self.folder / "saved", stops=renderer.stops)
+
+    def _resume(self) -> float:
+        """Law 4: a run of four steps, and one that goes on from the second's checkpoint; their largest difference."""
+        through = self._trained()
+        saved = self.folder / "run" / "checkpoints"
+        newest = checkpoint.latest(saved, _unsaid)
+        assert newest is not None
+        shutil.rmtree(newest)  # the one after the last step
+        if checkpoint.latest(saved, _unsaid) is None:
+            return float("inf")
+        resumed = self._trained()
+        if all(torch.equal(through[name], resumed[name]) for name in through):
+            return 0.0
+        return max(float((through[name].double() - resumed[name].double()).abs().max()) for name in through)
+
+    def _trained(self) -> dict[str, torch.Tensor]:
+        """Parameters after the run, which begins at the newest checkpoint there is."""
+        renderer, model = self._model()
+        model.train()
+        small = {"context": CONTEXT, "batch_size": 2, "micro_batch_size": 1, "save_every": STEPS // 2}
+        small |= {"keep_checkpoints": 2, "compile": "off"}
+        settings = self.stage.model_copy(update=small)
+        sources = []
+        for number, task in enumerate(self.stage.task_list):
+            parts = self._parts(self._examples(task.data), renderer, f"{number}")
+            stream = TokenStream(parts, CONTEXT, 2, self.stage.seed, pack=self.stage.pack, shuffle=self.stage.shuffle)
+            objective = resolve(task.objective.name, task.objective.options)
+            sources.append(Source(task.name, objective, stream, task.weight))
+        _Silent(model, sources, settings, STEPS, self.folder / "run", self.mesh, _unsaid).run()
+        return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
+
+
+def _unsaid(line: str) -> None:
+    """What the run at toy size says."""
+
+
+class _Silent(Loop):
+    """The loop without its progress lines."""
+
+    def _progress(self) -> Progress:
+        return Progress(self.name, self.steps, quiet=True)
+
+
+def _prompt(example: Example, renderer: Renderer) -> list[int]:
+    """What serving would start from."""
+    if isinstance(example, Conversation):
+        first = next(i for i, message in enumerate(example.messages) if message["role"] == "assistant")
+        if first:
+            return renderer.prompt(example.messages[:first], example.tools)
+        return renderer.conversation(example.messages, example.tools).tokens[:PIECE]
+    rendered = renderer.document(example.text if isinstance(example, Document) else example.prompt)
+    return rendered.tokens[:PIECE]
+
+
+def _apart(
+    model: Model, objective: Objective, prompt: Sequence[int], tokens: Sequence[int], logprobs: Sequence[float]
+) -> float:
+    device = next(model.parameters()).device
+    token = torch.tensor([[*prompt, *tokens]], device=device)
+    index = torch.arange(token.shape[1], device=device)[None]
+    document = {"token": token, "position": index, "doc": torch.zeros_like(index), "trained": index >= len(prompt)}
+    batch = Batch({**document, "row": torch.zeros(1, dtype=torch.int64, device=device)})
+    with torch.no_grad():
+        ready: Any = objective.prepare(model, batch, Rng(0, 0))
+        where = (index >= len(prompt) - 1) & (index < token.shape[1] - 1)
+        found = model.logprob(model.hidden(ready), token.roll(-1, 1), where.float())[where]
+    return float((found.cpu() - torch.tensor(logprobs)).abs().max())
