@@ -65,14 +65,12 @@ def listening() -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[StopFlag]:
-    """Keeps a request to stop for the block to look at; one it did not heed leaves at the block's end."""
+    """Keeps a request to stop for the block to look at, and to act upon."""
     _FLAG.holds += 1
     try:
         yield _FLAG
     finally:
         _FLAG.holds -= 1
-    if _FLAG() and not _FLAG.holds:
-        raise Stopped
 
 
 def _ask(number: int, frame: FrameType | None) -> None:

@@ -22,7 +22,7 @@ from didact.engine.progress import Progress
 from didact.engine.schedule import scale
 from didact.engine.settings import Training
 from didact.engine.step import Interrupted, Step, Task, take_step
-from didact.engine.stop import StopFlag, held
+from didact.engine.stop import StopFlag, Stopped, held
 from didact.errors import Diverged, Preempted, ResourceProblem, UsageProblem
 from didact.model.model import Model
 from didact.objective.base import Objective
@@ -132,6 +132,8 @@ class Loop:
                 if self.place.step % self.settings.save_every == 0 or self.place.step == self.steps:
                     self._save()  # at the end too: what follows, the model's own save above all, may fail or be killed
                     self.meter.lap()
+        if stop():  # while the last step was saved
+            raise Stopped
         reading, _ = self._agree(self.meter.stop(), False)
         return Trained(self.place.step, self.place.tokens, self.place.loss, reading)
 
