@@ -72,7 +72,8 @@ def broken_and_resumed(server, job, folder, whole, harms) -> int:
         if set(codes) == {0}:
             break
         assert codes[harm["rank"] or 0] == (75 if harm["signal"] == signal.SIGTERM else -9), said(folder)
-        assert set(codes) == {75} or harm["signal"] == signal.SIGKILL, (codes, said(folder))
+        if harm["signal"] == signal.SIGTERM:  # one asked alone leaves alone where nothing is held; the other breaks
+            assert set(codes) <= ({75} if harm["rank"] is None else {75, 1}), (codes, said(folder))
         struck += 1
     else:
         run(server, job, folder)
