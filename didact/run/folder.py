@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,7 +74,10 @@ class StageFolder:
             ) from error
 
     def finish(self, artifact: Artifact) -> None:
-        """Records the stage as finished: the last thing written, beside and renamed."""
+        """Records the stage as finished: the last thing written, beside and renamed.
+
+        Only then the checkpoints go, so that a kill a moment before loses no work.
+        """
         saved = {
             "model": artifact.model and os.path.relpath(artifact.model, self.path),
             "tokenizer": artifact.tokenizer and os.path.relpath(artifact.tokenizer, self.path),
@@ -81,6 +85,7 @@ class StageFolder:
             "facts": artifact.facts,
         }
         replace(self.path / DONE, json.dumps(saved, indent=1, default=str))
+        shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
 
 
 def _inside(folder: Path, relative: str | None) -> Path | None:

@@ -1,6 +1,5 @@
 """What each stage does: its specification in, an artifact out. One function a kind."""
 
-import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -237,7 +236,6 @@ def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, fol
         template = renderer.template if isinstance(renderer.template, str) else None
         extra = {"recipe.yaml": ground.recipe}
         save_model(net, tokenizer, folder.model, stops=renderer.stops, template=template, extra_files=extra)
-        shutil.rmtree(folder.path / "checkpoints", ignore_errors=True)  # the model stands; nothing resumes from these
     ground.mesh.barrier()
 
 
