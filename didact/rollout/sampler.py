@@ -12,6 +12,7 @@ from torch import Tensor
 from didact.errors import UsageProblem
 from didact.model.attention import Sight
 from didact.model.model import Model
+from didact.model.prepack import prepacked
 from didact.rollout.cache import SlotCache
 from didact.rollout.choose import choose, uniform
 from didact.rollout.settings import Sampling
@@ -77,14 +78,15 @@ class Sampler:
         training = self.model.training
         self.model.eval()
         try:
-            while waiting or rows:
-                fresh = [waiting.popleft() for _ in range(min(self.slots - len(rows), len(waiting)))]
-                if fresh:
-                    logits = self._prefill(cache, [list(prompts[row.out.prompt]) for row in fresh])
-                    rows.extend(fresh)
-                    yield from self._grow(cache, rows, logits, len(rows) - len(fresh))
-                if rows:
-                    yield from self._grow(cache, rows, self._decode(cache, rows), 0)
+            with prepacked(self.model.net):
+                while waiting or rows:
+                    fresh = [waiting.popleft() for _ in range(min(self.slots - len(rows), len(waiting)))]
+                    if fresh:
+                        logits = self._prefill(cache, [list(prompts[row.out.prompt]) for row in fresh])
+                        rows.extend(fresh)
+                        yield from self._grow(cache, rows, logits, len(rows) - len(fresh))
+                    if rows:
+                        yield from self._grow(cache, rows, self._decode(cache, rows), 0)
         finally:
             self.model.train(training)
 

@@ -1,0 +1,58 @@
+import pytest
+import torch
+from torch import nn
+
+from didact.model.prepack import ROWS, prepacked
+
+needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
+
+
+@needs_onednn
+@pytest.mark.parametrize("rows", [1, 3, 16, ROWS, ROWS + 1])
+@pytest.mark.parametrize("bias", [True, False])
+@torch.no_grad()
+def test_the_same_numbers_come_out(rows, bias):
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Linear(96, 160, bias), nn.SiLU(), nn.Linear(160, 48, bias)).bfloat16()
+    x = torch.randn(rows, 96).bfloat16()
+    plain = net(x)
+    with prepacked(net):
+        assert "forward" in vars(net[0]), "nothing was packed"
+        torch.testing.assert_close(net(x), plain, rtol=1e-2, atol=1e-2)
+        torch.testing.assert_close(net(x[:, None]), plain[:, None], rtol=1e-2, atol=1e-2)
+    assert "forward" not in vars(net[0])
+
+
+@needs_onednn
+def test_a_changed_weight_is_laid_out_again():
+    net = nn.Sequential(nn.Linear(32, 32, False)).bfloat16()
+    x = torch.randn(1, 32).bfloat16()
+    with torch.no_grad(), prepacked(net):
+        before = net(x)
+    with torch.no_grad():
+        net[0].weight.mul_(2)
+    with torch.no_grad(), prepacked(net):
+        torch.testing.assert_close(net(x), 2 * before, rtol=1e-2, atol=1e-2)
+
+
+def test_other_types_and_layers_are_left_alone():
+    net = nn.Sequential(nn.Linear(8, 8), nn.Embedding(4, 8))
+    with prepacked(net):
+        assert "forward" not in vars(net[0])
+
+
+def test_an_error_inside_gives_the_layers_back():
+    net = nn.Sequential(nn.Linear(8, 8).bfloat16())
+    with pytest.raises(RuntimeError), prepacked(net):
+        raise RuntimeError
+    assert "forward" not in vars(net[0])
+
+
+@needs_onednn
+def test_training_beside_a_suspended_generation_keeps_its_gradients():
+    net = nn.Sequential(nn.Linear(8, 8, False)).bfloat16()
+    x = torch.randn(2, 8).bfloat16()
+    with prepacked(net):
+        net(x).float().sum().backward()
+    assert net[0].weight.grad is not None
+    torch.testing.assert_close(net[0].weight.grad[0], x.sum(0), rtol=2e-2, atol=2e-2)
