@@ -4,16 +4,13 @@ from __future__ import annotations
 
 import json
 import sysconfig
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from benchmarks.case import Inputs, Plan
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 MEAN, SIGMA, SHORTEST, LONGEST = 180, 0.7, 24, 1024  # tokens of a conversation, lognormal
 PRETRAIN_ROW, PRETRAIN_VOCABULARY = 512, 4096
@@ -33,17 +30,15 @@ def smollm2() -> Path:
 def text() -> str:
     """Sources of Python's own library: real text that is on every machine."""
     library = Path(sysconfig.get_path("stdlib"))
-    return "\n".join((library / f"{name}.py").read_text(encoding="utf-8") for name in MODULES if _there(library, name))
+    return "\n".join((library / f"{name}.py").read_text(encoding="utf-8") for name in MODULES)
 
 
-def _there(library: Path, name: str) -> bool:
-    return (library / f"{name}.py").is_file()
-
-
-def tokenizer(folder: Path) -> PreTrainedTokenizerFast:
+def encoder(folder: Path) -> Callable[[str], list[int]]:
+    """Text to ids, nothing added."""
     from didact.text import tokenizer as tokenizers
 
-    return tokenizers.load(folder)
+    encode = tokenizers.load(folder).backend_tokenizer.encode
+    return lambda part: encode(part, add_special_tokens=False).ids
 
 
 def ragged(count: int, mean: float = MEAN, seed: int = 0) -> list[int]:
@@ -54,12 +49,11 @@ def ragged(count: int, mean: float = MEAN, seed: int = 0) -> list[int]:
 
 def conversations(folder: Path, plan: Plan) -> list[list[Any]]:
     """Steps of ``[tokens, prompt tokens]``: a user's turn in ChatML, which is only read, and the answer to it."""
-    encode = tokenizer(folder).encode
+    encode = encoder(folder)
     user, assistant, end = (
-        encode(part, add_special_tokens=False)
-        for part in ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n")
+        encode(part) for part in ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n")
     )
-    stream = _endless(encode(text(), add_special_tokens=False))
+    stream = _endless(encode(text()))
     lengths = iter(ragged(plan.steps * plan.documents))
     shares = iter(np.random.default_rng(1).uniform(0.15, 0.5, plan.steps * plan.documents).tolist())
 
@@ -128,7 +122,7 @@ def prompting(folder: Path, plan: Plan) -> Inputs:
     from didact.data.fetch import cache_dir, fetch
 
     model = smollm2()
-    stream = _endless(tokenizer(model).encode(text(), add_special_tokens=False))
+    stream = _endless(encoder(model)(text()))
     sizes = [1] * plan.steps + [plan.documents] * plan.steps
     lengths = iter(np.random.default_rng(2).integers(48, 81, sum(sizes)).tolist())
     requests = [[[next(stream) for _ in range(next(lengths))] for _ in range(size)] for size in sizes]
