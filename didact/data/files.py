@@ -170,7 +170,7 @@ _KEY = re.compile(rb'"\s*:')
 def _jsonl(file: _File) -> Iterator[Record]:
     for number, offset, line in _lines(file):
         if line and not line.isspace():
-            record = _json(file, line, number, offset)
+            record = _json(file, line.rstrip(b"\n"), number, offset)  # what is missing is missing on this line
             if not isinstance(record, dict):
                 raise DataProblem(
                     f"the line is {kind(record)}, wanted an object",

@@ -83,6 +83,8 @@ class SourceExamples:
             return
         base = os.path.commonpath([file.absolute().parent for file in self.files])
         for file in self.files:
+            if not file.is_file():  # a pipe or a device would block, or never end
+                raise ResourceProblem("is not a regular file", where=str(file), remedy="name a file")
             with _accessible(file), file.open("rb") as stream:
                 digest = hashlib.file_digest(stream, "sha256")
             yield os.fsencode(os.path.relpath(file.absolute(), base)).hex(), digest.hexdigest()

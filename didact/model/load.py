@@ -118,6 +118,13 @@ def _base(adapter: Path) -> Path:
     return folder
 
 
+def check_folder(folder: Path) -> None:
+    """Raises what ``load`` would raise for a folder's names, headers and configuration, without reading weights."""
+    if not (folder / ADAPTER).is_file():
+        raw = _settings(folder)
+        _config(folder, raw, sum(len(shapes) for shapes in shards(folder).values()))
+
+
 def _load_folder(folder: Path, dtype: torch.dtype, attention: str, auto: Auto) -> PreTrainedModel:
     raw = _settings(folder)
     files = shards(folder)

@@ -8,11 +8,12 @@ from didact import objective
 from didact.data.fetch import ASSETS, cache_dir, fetch
 from didact.data.settings import Data
 from didact.data.source import examples, fingerprint
+from didact.data.words import listed
 from didact.engine.durable import on_disk
 from didact.engine.mesh import Mesh
 from didact.engine.train import rows_per_process
-from didact.errors import UsageProblem
-from didact.model.load import resolve
+from didact.errors import DataProblem, UsageProblem
+from didact.model.load import check_folder, resolve
 from didact.model.settings import Scratch
 from didact.recipe.schema import Corpus, Evaluate, Finetune, Learning, Pretrain, Recipe, Stage, Tokenizer, stage_digest
 from didact.recipe.write import dump
@@ -68,6 +69,7 @@ class Life:
         if not self.mesh.main:
             self.mesh.barrier()
         self.base = self.model = find_model(self.recipe.base, self.cache, self.say)
+        check_folder(self.base)
         if self.mesh.main:
             self.mesh.barrier()
         self.parent = identity("base", content(self.model))
@@ -80,8 +82,10 @@ class Life:
         for stage in self.recipe.stages:
             for data in stage.inputs().values():
                 given = [source for source in data.sources if source.path not in outputs]
-                if given:
-                    examples(Data(sources=tuple(given)), outputs, stage.seed)  # names that lead nowhere
+                for found in examples(Data(sources=tuple(given)), outputs, stage.seed) if given else ():
+                    if found.skipped:
+                        names = listed(path.name for path in found.skipped)
+                        self.say(f"{found.source.path}: left out, of a kind that is not read: {names}")
             if isinstance(stage, Learning):
                 for task in stage.task_list:
                     objective.resolve(task.objective.name, task.objective.options)
@@ -168,5 +172,8 @@ def find_model(name: str, cache: Path, say: Callable[[str], None]) -> Path:
         return resolve(next(fetch(name, cache, say).rglob("*.gguf")))
     pointer = Path(name) / "model.path"
     if pointer.is_file():
-        return Path(name) / pointer.read_text().strip()
+        folder = Path(name) / pointer.read_text().strip()
+        if not folder.is_dir():
+            raise DataProblem(f"the model it names, {folder.name}, is gone", where=str(pointer), remedy="run it again")
+        return folder
     return resolve(name)

@@ -15,6 +15,7 @@ from didact.model import attention
 from didact.model.load import load
 from didact.model.model import Model
 from didact.run.life import find_model
+from didact.run.stages import check_vocabulary, endings
 from didact.text import tokenizer as tokenizers
 from didact.text.render import Renderer
 
@@ -56,9 +57,8 @@ def open_model(name: str, device: str, say: Callable[[str], None], dtype: torch.
     place = pick_device(device)
     attention.register()
     net = load(where, dtype or pick_dtype("auto", place))
-    ends = net.generation_config.eos_token_id if net.generation_config else None
-    ids = ends if isinstance(ends, list) else [] if ends is None else [ends]
-    renderer = Renderer(tokenizers.load(where), generation_eos=ids)
+    renderer = Renderer(tokenizers.load(where), endings(net))
+    check_vocabulary(net, renderer.tokenizer, where)
     model = Model(net)
     model.to(place)
     return Named(where, model, renderer)

@@ -95,7 +95,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     began = time.monotonic()
     tokenizer = ground.tokens()
     model, tuned = _prepared(stage, ground, tokenizer)
-    renderer = Renderer(tokenizer)  # after tuning, which may have added tokens
+    renderer = Renderer(tokenizer, endings(model.net))  # after tuning, which may have added tokens
     sources, counts, steps = _sources(stage, ground, renderer)
     heldout = _parts(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = _held_out(model, stage, heldout, ground, folder, Place())
@@ -207,6 +207,12 @@ def check_vocabulary(net: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, w
         )
 
 
+def endings(net: PreTrainedModel) -> list[int]:
+    """The ids with which the model's own generation settings end."""
+    ends = net.generation_config.eos_token_id if net.generation_config else None
+    return ends if isinstance(ends, list) else [] if ends is None else [ends]
+
+
 def _held_out(
     model: Model, stage: Learning, parts: Sequence[Pieces] | None, ground: Ground, folder: StageFolder, place: Place
 ) -> Score | None:
@@ -284,8 +290,8 @@ def _parts(
 def _measure(stage: Evaluate, where: Path, ground: Ground) -> tuple[dict[str, Score], list[str]]:
     """Scores and answers of one model, each with its own tokenizer: bits per byte compare across tokenizers."""
     attention.register()
-    renderer = Renderer(tokenizers.load(where))
     net = load(where, pick_dtype("auto", ground.mesh.device))
+    renderer = Renderer(tokenizers.load(where), endings(net))
     check_vocabulary(net, renderer.tokenizer, where)
     model = Model(net).to(ground.mesh.device)
     model.check()

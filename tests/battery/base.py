@@ -1,6 +1,7 @@
 """A model of a few thousand parameters as a checkpoint folder, and the files of a run that goes well."""
 
 import json
+import shutil
 from pathlib import Path
 
 import torch
@@ -57,3 +58,27 @@ def chats(count: int = 8) -> str:
             for i in range(count)
         ]
     )
+
+
+RECIPE = """\
+name: r
+base: ./base
+stages:
+  - pretrain: {data: docs.jsonl, context: 32, batch_size: 2, max_steps: 1}
+"""
+TALK = """\
+name: r
+base: ./base
+stages:
+  - finetune: {data: chats.jsonl, context: 64, batch_size: 2, max_steps: 1}
+"""
+
+
+def make_world(folder: Path, base: Path) -> None:
+    """A base, documents, conversations and two recipes that run to their end."""
+    shutil.rmtree(folder / "base", ignore_errors=True)
+    shutil.copytree(base, folder / "base")
+    (folder / "docs.jsonl").write_text(documents())
+    (folder / "chats.jsonl").write_text(chats())
+    (folder / "recipe.yaml").write_text(RECIPE)
+    (folder / "talk.yaml").write_text(TALK)
