@@ -58,6 +58,7 @@ def evaluate(
         nats += (loss * weight).double().sum().cpu()
         tokens += weight.double().sum().cpu()
         tick(min(start + rows * mesh.size, count), count)
+    mesh.reshard(model)
     model.train(training)
     total = mesh.sum({"nats": nats, "tokens": tokens})
     return Score(total["nats"].item(), int(total["tokens"]), int(sum(part.corpus.text_bytes.sum() for part in parts)))

@@ -10,7 +10,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.distributed.device_mesh import DeviceMesh, init_device_mesh
-from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
+from torch.distributed.fsdp import FSDPModule, MixedPrecisionPolicy, fully_shard, register_fsdp_forward_method
 from torch.distributed.tensor import DTensor
 
 from didact.errors import ResourceProblem
@@ -94,6 +94,11 @@ class Mesh:
             fully_shard(layer, mesh=self.ranks, mp_policy=policy)
         fully_shard(model, mesh=self.ranks, mp_policy=policy)
         register_fsdp_forward_method(model, "hidden")
+
+    def reshard(self, model: nn.Module) -> None:
+        """Lets go of what a forward without a backward leaves whole; until then these parameters are no shards."""
+        if isinstance(model, FSDPModule):
+            model.reshard()
 
 
 def join(wanted: str) -> Mesh:

@@ -25,7 +25,9 @@ def run(server, job, folder):
 
 def alike(one, other, within: float) -> None:
     """Same data in the same order, and numbers that differ as sums in another order do."""
-    first, second = trail(one), trail(other)
+    first, second, ends = trail(one), trail(other), (closing(one), closing(other))
+    for name in ("before", "after"):
+        assert float.fromhex(ends[1][name]) == pytest.approx(float.fromhex(ends[0][name]), rel=within)
     assert first.keys() == second.keys()
     for step, line in first.items():
         assert [line[key] for key in ("rows", "tokens", "rate")] == [

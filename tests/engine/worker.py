@@ -24,6 +24,7 @@ from torch.distributed.tensor import DTensor
 
 from didact.batch import Batch
 from didact.engine import meter, supervise
+from didact.engine.evaluate import evaluate
 from didact.engine.mesh import join
 from didact.engine.settings import Training
 from didact.engine.stop import SIGNALS, listening
@@ -33,7 +34,7 @@ from didact.model import lora
 from didact.model.settings import Lora
 from didact.objective.tokens import Causal, Prefix
 from tests.engine.chaos import Counter, Killer, events
-from tests.toy import toy_model, toy_stream
+from tests.toy import toy_model, toy_parts, toy_stream
 
 REPOSITORY = Path(__file__).parents[2]
 BOUND = 90  # seconds after which an attempt counts as hung
@@ -89,14 +90,21 @@ def train(job: dict[str, Any], folder: Path) -> None:
         if mesh.main:
             write(folder / "said", line)
 
+    def score() -> str:
+        heldout = toy_parts(32, documents=9, seed=7)
+        return evaluate(model, Causal(), heldout, 32, mesh, rows=2).nats.hex()
+
+    before = score()
     loop = Traced(model, sources[: job.get("tasks", 2)], settings, job["steps"], folder, mesh, say)
     if wait:
         take, loop._gradient = loop._gradient, lambda *given: (time.sleep(wait), take(*given))[1]  # type: ignore
     done = loop.run()
+    after = score()
     state = {name: digest(tensor) for name, tensor in loop.optimizer.tensors().items()}
     state |= {f"net.{name}": digest(tensor) for name, tensor in model.net.state_dict().items()}
     if mesh.main:
         closing = {"steps": done.steps, "tokens": done.tokens, "loss": done.loss.hex(), "state": state}
+        closing |= {"before": before, "after": after}
         (folder / "closing.json").write_text(json.dumps(closing))
     mesh.barrier()
 
