@@ -3,6 +3,7 @@
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -90,8 +91,19 @@ def trials(recipe: Path, overrides: Sequence[str], runs: Path, say: Callable[[st
         if pattern is None:
             pattern, measured = check_base(life, mesh)
             yield measured
-        with tempfile.TemporaryDirectory(prefix="didact-doctor-") as temporary:
+        with tempfile.TemporaryDirectory(prefix="didact-doctor-") as temporary, one_thread():
             yield from Trial(stage, life, pattern, mesh, Path(temporary)).run()
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Toys are too small to share: on a busy machine, threads that wait for each other take several times as long."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def check_base(life: Life, mesh: Mesh) -> tuple[Pattern, Measured]:

@@ -29,6 +29,7 @@ def measure(
     results = []
     for each in [name, against] if against else [name]:
         where = locate(each, say)
+        say(f"{each}:")
         ground = Ground(where, None, None, None, {}, cache_dir(), mesh, say)
         with tempfile.TemporaryDirectory() as folder:
             found = evaluate_stage(stage, ground, StageFolder(Path(folder))).facts["evaluations"]["data"]
@@ -44,5 +45,6 @@ def measure(
         print(json.dumps(results[-1]), flush=True)
     if against:
         ours, theirs = (float(result["bits_per_byte"]) for result in results)
-        say(f"{name} needs {abs(ours / theirs - 1):.1%} {'fewer' if ours < theirs else 'more'} bits than {against}")
+        part = abs(ours / theirs - 1)
+        say(f"{name} needs {part:.1%} {'fewer' if ours < theirs else 'more'} bits than {against}")
     return results
