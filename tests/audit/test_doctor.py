@@ -6,7 +6,6 @@ from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
-from tests.model.folders import ARCHITECTURES, tiny, tiny_tokenizer
 
 from didact.audit import doctor, machine
 from didact.audit.toy import WINDOW, toy_network
@@ -15,15 +14,16 @@ from didact.errors import DataProblem, GateFailed
 from didact.model.save import save_model
 from didact.model.settings import Tune
 from didact.recipe import load
+from tests.model.folders import ARCHITECTURES, tiny, tiny_tokenizer
 
 DOCUMENTS = "".join(f'{{"text": "Document {i} says: {"lorem ipsum " * (i % 4 + 1)}end."}}\n' for i in range(30))
 CHATS = "".join(
-    f'{{"messages": [{{"role": "user", "content": "Number {i}?"}}, {{"role": "assistant", "content": "Yes, {i * i}."}}]}}\n'
+    f'{{"messages": [{{"role": "user", "content": "{i}?"}}, {{"role": "assistant", "content": "Yes, {i * i}."}}]}}\n'
     for i in range(12)
 )
 
 
-@pytest.fixture()
+@pytest.fixture
 def world(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("DIDACT_CACHE", str(tmp_path / "cache"))
@@ -140,7 +140,7 @@ def test_a_template_that_serves_otherwise_is_found(world):
 def test_a_mistake_in_the_data_is_one_line(world):
     base(world)
     (world / "chats.jsonl").write_text('{"messages": [{"role": "user", "content": "Alone?"}]}\n')
-    with pytest.raises(DataProblem, match="chats.jsonl:1"):
+    with pytest.raises(DataProblem, match=r"chats\.jsonl:1"):
         measure(write(world, "finetune: {data: chats.jsonl}"))
 
 

@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.toy import toy_model, toy_stream
 
 from didact.audit import laws
 from didact.objective.tokens import Causal, Prefix
 from didact.rng import Rng
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
+from tests.toy import toy_model, toy_stream
 
 OBJECTIVES = [Causal(), Prefix()]
 each = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
