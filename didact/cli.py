@@ -4,15 +4,33 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import Annotated, Literal, NoReturn
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
+from typer.core import TyperGroup
 
 from didact import __version__
 from didact.errors import GateFailed, Problem, UsageProblem
 
+
+class ReaderGone(Exception):
+    """Whoever read our stdout has closed it."""
+
+
+class Verbs(TyperGroup):
+    """The verbs; typer would end a broken pipe itself, with the exit code of a bug."""
+
+    def invoke(self, ctx: typer.Context) -> Any:  # type: ignore[override]
+        """Runs the verb."""
+        try:
+            return super().invoke(ctx)  # type: ignore[arg-type]
+        except BrokenPipeError as error:
+            raise ReaderGone from error
+
+
 app = typer.Typer(
     name="didact",
+    cls=Verbs,
     help="Raises a generative model through its whole life, from documents to a model you can talk to.",
     add_completion=False,
     pretty_exceptions_enable=False,
@@ -169,7 +187,7 @@ def main() -> NoReturn:
     except typer.TyperException as error:  # the command line itself is wrong
         say(f"didact: {' '.join(error.format_message().split()).rstrip('.')}; see {_verb(arguments)} --help")
         sys.exit(UsageProblem.code)
-    except BrokenPipeError:
+    except (ReaderGone, BrokenPipeError):
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our data has gone
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
