@@ -87,6 +87,13 @@ def test_killed_at_fifty_random_instants(server, unbroken, tmp_path, name):
         life += 1
 
 
+def test_killed_between_steps_that_are_no_numbers(server, unbroken, tmp_path):
+    """The third in a row is the third for a resumed run too."""
+    harm = {"rank": 0, "step": 3, "signal": int(signal.SIGKILL)}
+    assert harmed(server, JOBS["rolled-back"], tmp_path, unbroken("rolled-back"), [harm]) == 1
+    assert "resumed at step 2 of 9" in said(tmp_path)
+
+
 def killed_at_events(server, unbroken, folder: Path, name: str, every: int) -> None:
     whole = unbroken(name)
     count = int((whole / "events").read_text())
