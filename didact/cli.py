@@ -1,8 +1,10 @@
 """The command line: one thin function a verb. Heavy imports stay inside, so that ``--help`` answers at once."""
 
+import contextlib
 import os
 import signal
 import sys
+import traceback
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
@@ -45,8 +47,9 @@ DEBUG = "DIDACT_DEBUG"
 
 
 def say(line: str) -> None:
-    """Talk goes to stderr; stdout is data."""
-    print(line, file=sys.stderr, flush=True)
+    """Talk goes to stderr; stdout is data. Where nobody can listen any more, work goes on."""
+    with contextlib.suppress(OSError):
+        print(line, file=sys.stderr, flush=True)
 
 
 @app.callback(invoke_without_command=True)
@@ -180,24 +183,25 @@ def main() -> NoReturn:
         code = app(arguments or ["--help"], prog_name="didact", standalone_mode=False)
         sys.stdout.flush()
     except Problem as problem:
-        if debug:
-            raise
-        say(f"didact: {problem}")
-        sys.exit(problem.code)
+        _end(str(problem), problem.code, debug)
     except typer.TyperException as error:  # the command line itself is wrong
-        say(f"didact: {' '.join(error.format_message().split()).rstrip('.')}; see {_verb(arguments)} --help")
-        sys.exit(UsageProblem.code)
+        what = " ".join(error.format_message().split()).rstrip(".")
+        _end(f"{what}; see {_verb(arguments)} --help", UsageProblem.code, debug)
     except (ReaderGone, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader of our data has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is still to be flushed goes nowhere
         sys.exit(128 + signal.SIGPIPE)
     except Exception as error:
-        if debug:
-            raise
-        say(f"didact: {_bug(error)}")
-        sys.exit(1)
+        _end(_bug(error), 1, debug)
     if code == 128 + signal.SIGINT:
         say("didact: interrupted")
     sys.exit(code or 0)
+
+
+def _end(line: str, code: int, debug: bool) -> NoReturn:
+    if debug:
+        traceback.print_exc()
+    say(f"didact: {line}")
+    sys.exit(code)
 
 
 def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
