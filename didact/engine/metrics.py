@@ -14,6 +14,8 @@ from __future__ import annotations
 import math
 import os
 import stat
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -31,19 +33,18 @@ class Metrics:
 
     def __init__(self, path: Path):
         self.path = path
-        path.parent.mkdir(parents=True, exist_ok=True)
-        if path.exists() and len(whole := _whole(path.read_bytes())) < path.stat().st_size:
-            _replace(path, whole)
-        self._file = self._open()
+        with self._on_disk():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            if path.exists() and len(whole := _whole(path.read_bytes())) < path.stat().st_size:
+                _replace(path, whole)
+            self._file = self._open()
 
     def write(self, step: int, **numbers: float) -> None:
         """Appends ``{"step": step, **numbers}``; it is with the operating system when this returns."""
         line = _line(step, numbers)
         size = os.fstat(self._file).st_size
-        try:
+        with self._on_disk():
             written = os.write(self._file, line)
-        except OSError as error:
-            raise self._full(os.strerror(error.errno or 0)) from error
         if written < len(line):
             os.ftruncate(self._file, size)
             raise self._full("only part of a line could be written")
@@ -51,14 +52,16 @@ class Metrics:
     def truncate_after(self, step: int) -> None:
         """Forgets the lines of later steps, so that a run resumed from ``step`` has none twice."""
         kept = [line for line, record in _records(self.path) if record["step"] <= step]
-        os.close(self._file)
-        _replace(self.path, b"".join(kept))
-        self._file = self._open()
+        with self._on_disk():
+            _replace(self.path, b"".join(kept))
+            os.close(self._file)
+            self._file = self._open()
 
     def close(self) -> None:
         """Waits until the lines are on disk and gives the file back."""
         if stat.S_ISREG(os.fstat(self._file).st_mode):  # the null device, of processes that keep no record, is none
-            os.fsync(self._file)
+            with self._on_disk():
+                os.fsync(self._file)
         os.close(self._file)
 
     def __enter__(self) -> Metrics:
@@ -69,6 +72,13 @@ class Metrics:
 
     def _open(self) -> int:
         return os.open(self.path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+
+    @contextmanager
+    def _on_disk(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise self._full(error.strerror or str(error)) from error
 
     def _full(self, what: str) -> ResourceProblem:
         return ResourceProblem(what, where=str(self.path), remedy="free some disk space and run again to resume")
@@ -118,11 +128,14 @@ def _parsed(line: bytes, where: str) -> dict[str, Any]:
 def _replace(path: Path, content: bytes) -> None:
     """Puts ``content`` in the place of ``path``: at any instant the old file or the new one stands there."""
     temporary = path.with_name(path.name + ".tmp")
-    with open(temporary, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    try:
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
     folder = os.open(path.parent, os.O_RDONLY)
     try:
         os.fsync(folder)

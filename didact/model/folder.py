@@ -9,6 +9,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from safetensors import SafetensorError
+
 from didact.errors import ResourceProblem
 
 
@@ -36,11 +38,10 @@ def write_folder(folder: Path) -> Iterator[Path]:
                 old.rename(folder)
             raise
         shutil.rmtree(old, ignore_errors=True)
-    except OSError as error:
+    except (OSError, SafetensorError) as error:  # the library's own error for a disk that refuses
+        why = error.strerror or error if isinstance(error, OSError) else error
         remedy = "free some space, or choose a folder that can be written"
-        raise ResourceProblem(
-            f"cannot be written ({error.strerror or error})", where=str(folder), remedy=remedy
-        ) from error
+        raise ResourceProblem(f"cannot be written ({why})", where=str(folder), remedy=remedy) from error
     finally:
         shutil.rmtree(fresh, ignore_errors=True)
 

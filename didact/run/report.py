@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from didact.engine.metrics import read
 from didact.engine.progress import duration, energy, plain
+from didact.run.folder import replace
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -111,12 +111,11 @@ def size(count: float) -> str:
 def write_report(folder: Path, run: RunSummary) -> Path:
     """Writes ``folder/report.html``, whole or not at all, and returns its path.
 
-    The page asks for nothing outside itself. Raises DataProblem for a damaged metrics file.
+    The page asks for nothing outside itself. Raises DataProblem for a damaged metrics file, ResourceProblem where the
+    disk refuses.
     """
     path = folder / "report.html"
-    temporary = path.with_name(".report.html.tmp")
-    temporary.write_text(page(run), encoding="utf-8")
-    os.replace(temporary, path)
+    replace(path, page(run))
     return path
 
 

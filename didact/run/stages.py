@@ -13,6 +13,7 @@ from didact.data.pieces import Counts, Pieces, cut, total
 from didact.data.sets import subset, tokenized
 from didact.data.settings import Data
 from didact.data.stream import TokenStream
+from didact.engine.durable import on_disk
 from didact.engine.evaluate import Score, evaluate
 from didact.engine.mesh import Mesh
 from didact.engine.metrics import Metrics, read
@@ -70,7 +71,8 @@ def corpus(stage: Corpus, ground: Ground, folder: StageFolder) -> Artifact:
 
     provenance: dict[str, Any] = {}
     if ground.mesh.main:
-        provenance = domain.build(stage.domain, folder.path, stage.holdout, stage.seed, ground.say)
+        with on_disk(folder.path, "make the corpus"):
+            provenance = domain.build(stage.domain, folder.path, stage.holdout, stage.seed, ground.say)
     ground.mesh.barrier()
     outputs = {name: folder.path / f"{name}.jsonl" for name in stage.outputs}
     return Artifact(outputs={name: path for name, path in outputs.items() if path.exists()}, facts=provenance)
@@ -85,7 +87,8 @@ def tokenizer(stage: Tokenizer, ground: Ground, folder: StageFolder) -> Artifact
     if ground.mesh.main:
         sources = examples(stage.data, ground.outputs, stage.seed)
         trained = tokenizers.train((trained_text(e) for found in sources for e in found), stage.vocab_size)
-        tokenizers.save(trained, where, 1 << 20)
+        with on_disk(where, "write the tokenizer"):
+            tokenizers.save(trained, where, 1 << 20)
     ground.mesh.barrier()
     return Artifact(tokenizer=where, facts={"vocab_size": stage.vocab_size})
 

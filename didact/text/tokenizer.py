@@ -202,12 +202,17 @@ def save(
 
     Transformers 5 alone would name a class that older engines lack, and a length of 1e30. ``template`` is the chat
     template of a tokenizer without one (``Renderer.template``). Raises DataProblem if what was written reads back
-    with other ids.
+    with other ids, OSError where the disk refuses.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     shutil.rmtree(folder / "additional_chat_templates", ignore_errors=True)
-    tokenizer.save_pretrained(str(folder))
+    try:
+        tokenizer.save_pretrained(str(folder))
+    except Exception as error:
+        if type(error) is not Exception:  # the tokenizers library has no class of its own for a disk that refuses
+            raise
+        raise OSError(_line(error)) from error
     chosen = tokenizer.chat_template or template
     config = _json(folder / "tokenizer_config.json")
     for own in ("backend", "is_local", "local_files_only", "auto_map"):  # transformers' notes to itself
