@@ -1,12 +1,17 @@
 """Law 4 on the real loop: killed at any instant and run again equals never killed, bit for bit."""
 
+import json
+import os
 import random
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
 
-from tests.engine.worker import closing, left, said
+from tests.engine.worker import REPOSITORY, closing, left, said, trail
 
 DROPOUT = {"attention_dropout": 0.1}
 TRAINING = {"save_every": 2, "learning_rate": 1e-2, "weight_decay": 0.1}
@@ -138,10 +143,23 @@ def test_asked_to_stop_often(server, unbroken, tmp_path, name, seed):
 
 
 @pytest.mark.slow
-def test_compiled_runs_resume_too(server, tmp_path):
+@pytest.mark.timeout(1200)
+def test_compiled_runs_resume_too(tmp_path):
     """The decision to compile, and the shapes first seen, are those of the unbroken run."""
     job = {"steps": 6, "training": {**TRAINING, "compile": "on"}}
-    assert server.attempt(job, tmp_path / "whole") == [0], said(tmp_path / "whole")
-    harm = {"rank": 0, "after": 0.8 * server.seconds, "signal": int(signal.SIGKILL)}
-    assert harmed(server, job, tmp_path / "cut", tmp_path / "whole", [harm]) == 1
-    assert "resumed at step" in said(tmp_path / "cut")
+
+    def started(folder: Path) -> subprocess.Popen:
+        folder.mkdir(exist_ok=True)
+        command = [sys.executable, "-m", "tests.engine.worker", json.dumps(job), str(folder)]
+        return subprocess.Popen(command, cwd=REPOSITORY, env={**os.environ, "OMP_NUM_THREADS": "1"})
+
+    whole, cut = tmp_path / "whole", tmp_path / "cut"
+    assert started(whole).wait() == 0, said(whole)
+    process = started(cut)
+    while process.poll() is None and not ((cut / "trail").exists() and max(trail(cut), default=0) >= 4):
+        time.sleep(0.001)
+    process.kill()
+    process.wait()
+    assert started(cut).wait() == 0, said(cut)
+    assert "resumed at step" in said(cut)
+    equal(cut, whole)
