@@ -35,7 +35,7 @@ def by_hand(logits, way):
         ranked = ranked[: way.top_k]
     whole, held, kept = sum(weights[i] for i in ranked), 0.0, []
     for i in ranked:
-        if held < way.top_p * whole * (1 - 1e-6) and weights[i] >= way.min_p * weights[ranked[0]]:
+        if (way.top_p == 1 or held < way.top_p * whole) and weights[i] >= way.min_p * weights[ranked[0]]:
             kept.append(i)
         held += weights[i]
     left = sum(weights[i] for i in kept)
