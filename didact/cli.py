@@ -200,7 +200,10 @@ def main() -> NoReturn:
 def _end(line: str, code: int, debug: bool) -> NoReturn:
     if debug:
         traceback.print_exc()
-    say(f"didact: {line}")
+    if place := os.environ.get("DIDACT_COMPLAINT"):  # one of several processes: the supervisor says it once for all
+        Path(place).write_text(f"didact: {line}")
+    else:
+        say(f"didact: {line}")
     sys.exit(code)
 
 

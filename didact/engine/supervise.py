@@ -9,13 +9,16 @@ import signal
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 from didact.engine.stop import held
 from didact.errors import Preempted
 
+COMPLAINT = "DIDACT_COMPLAINT"  # names the file in which a process of a group leaves its last line, for one to say
 PROGRAM = (sys.executable, "-m", "didact")
 RESTARTS = 20  # a machine that kills more often than this needs a person
 POLL = 0.1  # seconds between looks
@@ -33,29 +36,37 @@ def supervise(arguments: Sequence[str], processes: int, say: Callable[[str], Non
     A process killed by a signal brings all of them back up to ``RESTARTS`` times, from the last checkpoint; one that
     ends by itself with an error ends the run with its code. Asked to stop, all are asked, and the code is 75.
     """
-    with held() as stop:
+    with held() as stop, tempfile.TemporaryDirectory(prefix="didact-") as folder:
         attempt = 0
         while True:
-            with _started(arguments, processes) as group:
+            with _started(arguments, processes, Path(folder)) as group:
                 codes = _codes(group, stop)
             killed = [f"{rank} ({signal.Signals(-code).name})" for rank, code in enumerate(codes) if code < 0]
-            if killed and stop():
-                return Preempted.code
-            if not killed or _foreseen(codes) or attempt == RESTARTS:
-                return _worst(codes)
+            code = Preempted.code if killed and stop() else _worst(codes)
+            if not killed or stop() or _foreseen(codes) or attempt == RESTARTS:
+                _complain(Path(folder), codes, code, say)
+                return code
             attempt += 1
             again = f"starting all {processes} again ({attempt} of {RESTARTS})"
             say(f"process {', '.join(killed)} was killed; {again}")
 
 
+def _complain(folder: Path, codes: Sequence[int], code: int, say: Callable[[str], None]) -> None:
+    """Says once what all of them, or the one that broke the others, ended with."""
+    said = [folder / str(rank) for rank, ended in enumerate(codes) if ended == code]
+    lines = [path.read_text() for path in said if path.exists()]
+    if code and lines:
+        say(lines[0])
+
+
 @contextmanager
-def _started(arguments: Sequence[str], processes: int) -> Iterator[Group]:
+def _started(arguments: Sequence[str], processes: int, folder: Path) -> Iterator[Group]:
     """The group, of which nothing is left when the block ends, however it ends."""
     port = _free_port()
     group: list[Process] = []
     try:
         for rank in range(processes):
-            group.append(_start(arguments, rank, processes, port))
+            group.append(_start(arguments, rank, processes, port, folder / str(rank)))
         yield group
     finally:
         _signal(group, signal.SIGKILL)
@@ -63,7 +74,7 @@ def _started(arguments: Sequence[str], processes: int) -> Iterator[Group]:
             process.wait()
 
 
-def _start(arguments: Sequence[str], rank: int, processes: int, port: int) -> Process:
+def _start(arguments: Sequence[str], rank: int, processes: int, port: int, complaint: Path) -> Process:
     threads = max(1, (os.cpu_count() or 1) // processes)
     env = {
         "OMP_NUM_THREADS": str(threads),
@@ -74,6 +85,7 @@ def _start(arguments: Sequence[str], rank: int, processes: int, port: int) -> Pr
         "LOCAL_WORLD_SIZE": str(processes),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": str(port),
+        COMPLAINT: str(complaint),
     }
     # A session of its own: Ctrl-C reaches the supervisor alone, which hands it on once.
     return subprocess.Popen([*PROGRAM, *arguments], env=env, start_new_session=True)

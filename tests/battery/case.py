@@ -1,10 +1,12 @@
 """What a case of the battery is, and short ways to spoil a world."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import pytest
 
 Spoil = Callable[[Path], Any]
 
@@ -22,6 +24,11 @@ class Case:
     code: int
     says: str
     done: int = 0
+
+
+def some(few: Iterable[Any], rest: Iterable[Any]) -> list[Any]:
+    """Parameters of which the rest is left to the full form."""
+    return [*few, *(pytest.param(each, marks=pytest.mark.slow) for each in rest)]
 
 
 def nothing(folder: Path) -> None:

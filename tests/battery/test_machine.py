@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from tests.battery.base import RECIPE, documents
-from tests.battery.case import complaints, done, left, recipe, write
+from tests.battery.case import complaints, done, left, recipe, some, write
 
 RUN = "run recipe.yaml"
 
@@ -47,7 +47,7 @@ def test_the_cache_is_a_file(world, didact):
 
 
 @pytest.mark.parametrize("place", ["runs", "cache"])
-@pytest.mark.parametrize("why", [errno.EACCES, errno.EROFS, errno.ENOSPC])
+@pytest.mark.parametrize("why", some([errno.EACCES], [errno.EROFS, errno.ENOSPC]))
 def test_a_folder_may_not_be_made(world, didact, monkeypatch, place, why):
     make = os.mkdir
 
@@ -118,7 +118,7 @@ def limit():
     lift()
 
 
-@pytest.mark.parametrize("kilobytes", [4, 12, 24, 48, 96])
+@pytest.mark.parametrize("kilobytes", some([12], [4, 24, 48, 96]))
 def test_files_may_not_grow(world, didact, limit, kilobytes):
     """A limit on the size of files stops writing at another place each time; nothing half-written stays."""
     lower, lift = limit
@@ -154,7 +154,7 @@ def test_the_disk_fills_up_late(world, didact, limit, monkeypatch, step):
     assert done(world) == 1
 
 
-@pytest.mark.parametrize("number", range(1, 12))
+@pytest.mark.parametrize("number", some([1, 4, 7], [2, 3, 5, 6, 8, 9, 10, 11]))
 def test_the_disk_refuses_to_keep(world, didact, monkeypatch, number):
     """What was written is not kept: the n-th time anything waits for the disk."""
     sync, calls = os.fsync, []
@@ -192,7 +192,7 @@ def small_disk(tmp_path):
         subprocess.run(["umount", str(folder)], check=True)
 
 
-@pytest.mark.parametrize("kilobytes", [4, 16, 64, 256])
+@pytest.mark.parametrize("kilobytes", some([4], [16, 64, 256]))
 def test_the_disk_is_full(world, didact, small_disk, kilobytes):
     """At every size the run ends or says so, and goes on once there is room."""
     runs = small_disk(kilobytes)
