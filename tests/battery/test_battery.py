@@ -3,6 +3,7 @@
 import pytest
 
 from tests.battery import data, models, recipes
+from tests.battery.base import make_world
 from tests.battery.case import Case, complaints, done, left
 
 CASES: list[Case] = [*recipes.CASES, *data.CASES, *models.CASES]
@@ -25,3 +26,23 @@ def test_a_mistake_is_one_line(case, world, didact):
 def test_there_are_enough_cases():
     assert len(CASES) >= 120
     assert len({case.id for case in CASES}) == len(CASES)
+
+
+MENDED = (
+    "misspelled setting",
+    "bad line",
+    "longer than the context",
+    "cut weights",
+    "another vocabulary",
+    "cut Parquet",
+)
+
+
+@pytest.mark.parametrize("case", [pytest.param(case, id=case.id) for case in CASES if case.id in MENDED])
+def test_once_mended_it_runs(case, world, base, didact):
+    case.spoil(world)
+    assert didact(case.args)[0] == case.code
+    make_world(world, base)
+    code, _, err = didact(case.args)
+    assert (code, complaints(err)) == (0, []), err
+    assert done(world) == 1
