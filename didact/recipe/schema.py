@@ -116,6 +116,7 @@ class Corpus(Stage):
     kind = "corpus"
     domain: str = Field(min_length=1)
     holdout: float = Field(default=0.1, ge=0, lt=1, description="share of documents never trained on")
+    only: tuple[str, ...] = Field(default=(), description="parts of the domain, as os.path; split as in the whole")
 
     @property
     def outputs(self) -> tuple[str, ...]:

@@ -72,7 +72,7 @@ def corpus(stage: Corpus, ground: Ground, folder: StageFolder) -> Artifact:
     provenance: dict[str, Any] = {}
     if ground.mesh.main:
         with on_disk(folder.path, "make the corpus"):
-            provenance = domain.build(stage.domain, folder.path, stage.holdout, stage.seed, ground.say)
+            provenance = domain.build(stage.domain, folder.path, stage.holdout, stage.seed, ground.say, stage.only)
     ground.mesh.barrier()
     outputs = {name: folder.path / f"{name}.jsonl" for name in stage.outputs}
     return Artifact(outputs={name: path for name, path in outputs.items() if path.exists()}, facts=provenance)

@@ -273,3 +273,20 @@ def test_chunks_begin_at_chapters(books):
 def test_a_folder_without_books_is_a_problem(tmp_path):
     with pytest.raises(DataProblem, match="no books"):
         gutenberg(tmp_path / "out", 0.1, 0, tmp_path)
+
+
+def test_a_part_is_split_as_it_is_in_the_whole(built, tmp_path):
+    whole, _ = built
+    domain.build("python-stdlib", tmp_path, 0.1, 7, lambda line: None, ["os.path"])
+    for name in ("documents", "questions", "documents.heldout", "questions.heldout"):
+        part, all_of_it = ((folder / f"{name}.jsonl").read_text().splitlines() for folder in (tmp_path, whole))
+        assert set(part) <= set(all_of_it)
+        assert all(json.loads(line)["id"].startswith("os.path") for line in part)
+    assert (tmp_path / "documents.jsonl").stat().st_size > 0
+
+
+def test_an_unknown_part_is_refused(tmp_path):
+    with pytest.raises(UsageProblem, match=r"no documented 'os\.pith'"):
+        domain.build("python-stdlib", tmp_path, 0.1, 7, lambda line: None, ["os.pith"])
+    with pytest.raises(UsageProblem, match="no parts to choose from"):
+        domain.build("gutenberg", tmp_path, 0.1, 7, lambda line: None, ["emma"])

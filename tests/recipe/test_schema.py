@@ -161,5 +161,5 @@ class TestDigest:
         assert stage_digest(Pretrain(data=["a"], tokens="1k")) == stage_digest(Pretrain(data="a", tokens=1000))
 
     def test_it_is_the_sha256_of_canonical_json(self):
-        text = '{"corpus":{"domain":"d","holdout":0.1,"seed":0}}'
+        text = '{"corpus":{"domain":"d","holdout":0.1,"only":[],"seed":0}}'
         assert stage_digest(Corpus(domain="d")) == hashlib.sha256(text.encode()).hexdigest()

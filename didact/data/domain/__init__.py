@@ -1,6 +1,6 @@
 """Built-in domains: real documents, and questions with answers, that need nobody's hub."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,32 +10,35 @@ from didact.data.fetch import cache_dir, fetch
 from didact.errors import UsageProblem
 
 Say = Callable[[str], None]
-# (folder, holdout, seed, say) -> provenance: writes documents.jsonl and its like into folder.
-Domain = Callable[[Path, float, int, Say], dict[str, Any]]
+# (folder, holdout, seed, say, only) -> provenance: writes documents.jsonl and its like into folder.
+Domain = Callable[[Path, float, int, Say, Sequence[str]], dict[str, Any]]
 
 
-def build_python_stdlib(folder: Path, holdout: float, seed: int, say: Say) -> dict[str, Any]:
+def build_python_stdlib(folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str]) -> dict[str, Any]:
     """The documentation inside the running Python; needs no download."""
     say("python-stdlib: the documentation inside this Python, PSF-2.0")
-    return python_stdlib(folder, holdout, seed)
+    return python_stdlib(folder, holdout, seed, only)
 
 
-def build_gutenberg(folder: Path, holdout: float, seed: int, say: Say) -> dict[str, Any]:
+def build_gutenberg(folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str]) -> dict[str, Any]:
     """Eighteen books, fetched into the user's cache once."""
+    if only:
+        raise UsageProblem("the domain 'gutenberg' has no parts to choose from", remedy="leave 'only' out")
     return gutenberg(folder, holdout, seed, fetch("gutenberg", cache_dir(), say))
 
 
 DOMAINS: Mapping[str, Domain] = {"python-stdlib": build_python_stdlib, "gutenberg": build_gutenberg}
 
 
-def build(name: str, folder: Path, holdout: float, seed: int, say: Say) -> dict[str, Any]:
+def build(name: str, folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str] = ()) -> dict[str, Any]:
     """Writes the domain ``name`` into ``folder``, the share ``holdout`` of it held out, and returns its provenance.
 
     The files: ``documents.jsonl``, ``documents.heldout.jsonl``, where the domain has questions ``questions.jsonl`` and
     ``questions.heldout.jsonl``, and ``provenance.json``. The same arguments give the same bytes.
+    ``only`` keeps the parts of those names (modules of the standard library); what is held out stays the same.
     """
     if name not in DOMAINS:
         raise UsageProblem(f"there is no domain '{name}'", remedy=f"choose one of {', '.join(DOMAINS)}")
     if not 0 <= holdout < 1:
         raise UsageProblem(f"holdout is {holdout}", remedy="give a share from 0 up to, not including, 1")
-    return DOMAINS[name](folder, holdout, seed, say)
+    return DOMAINS[name](folder, holdout, seed, say, only)

@@ -6,7 +6,7 @@ import re
 import subprocess
 import sys
 from collections import Counter, defaultdict
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -15,7 +15,7 @@ from typing import Any
 from didact.data.domain.prose import Thing, is_prose, joined, predicate, sentences, shortened, thing
 from didact.data.domain.questions import about_topic, contents, place, questions
 from didact.data.domain.writing import Line, held_out, publish
-from didact.errors import DataProblem
+from didact.errors import DataProblem, UsageProblem
 
 PATIENCE = 300  # seconds for a listing that takes one
 NEEDED = ("PATH", "SYSTEMROOT", "LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH")  # what an interpreter may need to start
@@ -33,18 +33,19 @@ class Page:
     questions: tuple[Line, ...]
 
 
-def python_stdlib(folder: Path, holdout: float, seed: int) -> dict[str, Any]:
+def python_stdlib(folder: Path, holdout: float, seed: int, only: Sequence[str] = ()) -> dict[str, Any]:
     """Writes the domain into ``folder`` and returns its provenance.
 
     ``documents.jsonl`` and ``questions.jsonl`` hold the trained objects, ``*.heldout.jsonl`` the share ``holdout``
     of objects (``os.path.join`` never among them) of which the training files hold neither document nor question
-    nor docstring. The bytes are a pure function of (Python installation, holdout, seed).
+    nor docstring. ``only`` keeps the pages of those modules, split as they are in the whole. The bytes are a pure
+    function of (Python installation, holdout, seed, only). Raises UsageProblem for a module without a page.
     """
     things = distinct(inventory())
     topics = language_reference()
     bodies = {each.id: each.body for each in things} | topics
     apart = split(bodies, holdout, seed)
-    pages = [*object_pages(things, apart, seed), *topic_pages(topics, seed)]
+    pages = chosen([*object_pages(things, apart, seed), *topic_pages(topics, seed)], only)
     files: dict[str, list[Line]] = {}
     for suffix, wanted in (("", False), (".heldout", True)):
         side = [page for page in pages if (page.id in apart) is wanted]
@@ -57,10 +58,21 @@ def python_stdlib(folder: Path, holdout: float, seed: int) -> dict[str, Any]:
         "licence": "PSF-2.0",
         "seed": seed,
         "holdout": holdout,
+        "only": list(only),
         "pinned to training": PINNED,
         "kinds": dict(sorted(Counter(each.kind for each in things).items())) | {"topic": len(topics)},
     }
     return publish(folder, files, facts)
+
+
+def chosen(pages: list[Page], only: Sequence[str]) -> list[Page]:
+    """The pages of the named modules and of what is in them; all pages when none is named."""
+    for name in only:
+        if not any(page.id == name or page.id.startswith(f"{name}.") for page in pages):
+            raise UsageProblem(
+                f"the standard library has no documented {name!r}", remedy="name a module such as os.path"
+            )
+    return [page for page in pages if not only or any(page.id == n or page.id.startswith(f"{n}.") for n in only)]
 
 
 def inventory() -> list[dict[str, str]]:
