@@ -176,7 +176,8 @@ def test_killed_ranks_are_replaced_and_nothing_is_lost(tmp_path):
             ranks(process)[draw.randrange(2)].kill()
             time.sleep(1)  # until the supervisor has seen it
         assert process.wait(timeout=120) == 0, said(folder)
-        assert process.stdout.read().count("was killed; starting all 2 again") == 2
+        restarts = process.stdout.read()
+        assert restarts.count("was killed; starting all 2 again") == 2, restarts
         assert left(folder) == left(whole)
         assert closing(folder) == closing(whole)
 
