@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from benchmarks import inputs
@@ -202,8 +203,8 @@ PRETRAIN = Case(
     ),
     prepare=inputs.pretraining,
     parts=timed,
-    full=Plan(rounds=5, warmup=2, measured=8, documents=4, trial=4),
-    quick=Plan(rounds=2, warmup=2, measured=2, documents=4, trial=0),
+    full=Plan(rounds=5, warmup=1, measured=10, documents=4, trial=5),
+    quick=Plan(rounds=2, warmup=1, measured=4, documents=4, trial=0),
     tolerance=0.05,
     why="bf16 products round differently, and a new model moves fast",
 )
@@ -232,8 +233,8 @@ PRETRAIN_FP32 = Case(
     ),
     prepare=inputs.pretraining,
     parts=timed,
-    full=Plan(rounds=5, warmup=2, measured=5, documents=4, trial=2),
-    quick=Plan(rounds=2, warmup=2, measured=2, documents=4, trial=0),
+    full=Plan(rounds=5, warmup=1, measured=6, documents=4, trial=3),
+    quick=Plan(rounds=2, warmup=1, measured=4, documents=4, trial=0),
     tolerance=2e-3,
     why="the order of sums differs",
 )
@@ -285,5 +286,18 @@ GENERATE = Case(
     tolerance=16,
     why="of 128 greedy tokens: bf16 logits that tie are broken differently, and from there on texts part",
 )
+
+
+def small(case: Case) -> Case:
+    """For a look in passing: the first peer with its first side that compiles nothing, and ours uncompiled."""
+    peer = case.peers[0]
+    side = next(side for side in peer.sides if not side.options.get("compile"))
+    mine = case.ours
+    if "compile" in mine.options:
+        mine = replace(
+            mine, about=f"{mine.about}; but here nothing is compiled", options={**mine.options, "compile": "off"}
+        )
+    return replace(case, ours=mine, peers=(replace(peer, sides=(side,)),))
+
 
 CASES = {case.name: case for case in (SFT, LORA, PRETRAIN, PRETRAIN_FP32, GENERATE)}

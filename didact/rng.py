@@ -29,9 +29,9 @@ class Rng:
 
     def uniform(self, row: Tensor, size: int, purpose: int = 0) -> Tensor:
         """Uniform numbers in [0, 1), [B, size], for rows numbered ``row`` [B]; ``purpose`` separates draws."""
-        return torch.stack(
-            [torch.rand(size, generator=self.generator(number, purpose)) for number in row.tolist()]
-        ).to(row.device)  # [B, size]
+        return torch.stack([torch.rand(size, generator=self.generator(number, purpose)) for number in row.tolist()]).to(
+            row.device
+        )  # [B, size]
 
     def generator(self, row: int, purpose: int = 0) -> torch.Generator:
         """A CPU generator for one row."""

@@ -3,11 +3,11 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from tests.toy import toy_corpus, toy_parts, toy_stream
 
 from didact.data.pieces import cut
 from didact.data.stream import EPOCH, TokenStream
 from didact.errors import DataProblem
+from tests.toy import toy_corpus, toy_parts, toy_stream
 
 
 def take(stream, cursor, count):
@@ -32,9 +32,7 @@ def test_resumes_exactly_at_any_cursor(pack, stop):
 @pytest.mark.parametrize("world", [2, 4])
 def test_any_number_of_processes_sees_the_same_global_batches(world):
     alone = take(toy_stream(), 0, 6)
-    parts = [
-        take(TokenStream(toy_parts(), 32, 4, 0, rank=rank, world=world), 0, 6) for rank in range(world)
-    ]
+    parts = [take(TokenStream(toy_parts(), 32, 4, 0, rank=rank, world=world), 0, 6) for rank in range(world)]
     for step, (batch, _) in enumerate(alone):
         rows = {int(b.row[i]): b.token[i] for part in parts for b in [part[step][0]] for i in range(b.size)}
         assert sorted(rows) == sorted(batch.row.tolist())

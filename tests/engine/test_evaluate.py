@@ -2,12 +2,12 @@ import math
 
 import pytest
 import torch
-from tests.toy import toy_corpus, toy_model
 
 from didact.data.pieces import cut
 from didact.engine.evaluate import evaluate
 from didact.engine.mesh import Mesh
 from didact.objective.tokens import Causal
+from tests.toy import toy_corpus, toy_model
 
 MESH = Mesh(torch.device("cpu"))
 

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from tests.toy import toy_model, toy_stream
 
 from didact.engine.mesh import Mesh
 from didact.engine.optimizer import Optimizer
@@ -8,6 +7,7 @@ from didact.engine.settings import Training
 from didact.engine.step import Task, take_step
 from didact.objective.tokens import Causal
 from didact.rng import Rng
+from tests.toy import toy_model, toy_stream
 
 MESH = Mesh(torch.device("cpu"))
 

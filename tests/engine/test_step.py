@@ -2,13 +2,13 @@
 
 import pytest
 import torch
-from tests.toy import toy_model, toy_stream
 
 from didact.audit import laws
 from didact.engine.mesh import Mesh
 from didact.engine.step import Interrupted, Task, take_step
 from didact.objective.tokens import Causal, Prefix
 from didact.rng import Rng
+from tests.toy import toy_model, toy_stream
 
 MESH = Mesh(torch.device("cpu"))
 

@@ -1,10 +1,10 @@
 import pytest
 import torch
-from tests.toy import toy_model
 
 from didact.batch import Batch
 from didact.errors import UsageProblem
 from didact.model.model import Model
+from tests.toy import toy_model
 
 
 def batch(tokens=10):

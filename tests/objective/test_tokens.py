@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from tests.toy import toy_model, toy_stream
 
 from didact.batch import Batch
 from didact.errors import UsageProblem
 from didact.objective import resolve
 from didact.objective.tokens import Causal, Prefix, causal_reach, next_token, prefix_reach
 from didact.rng import Rng
+from tests.toy import toy_model, toy_stream
 
 
 def packed() -> Batch:
