@@ -9,7 +9,7 @@ ORACLE_STAMP := .venv/.installed-oracle
 BENCH_STAMP := .bench-venv/.installed
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-all lint format bench docs clean
+.PHONY: quickstart test test-all lint format bench clean
 
 quickstart: $(STAMP)
 	$(BIN)/didact run recipes/quickstart.yaml

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import torch
 
@@ -65,7 +66,7 @@ def train(job: Job) -> Measured:
     attention.register()
     net = load(job.inputs.model, pick_dtype(settings.precision, torch.device("cpu")))
     if "adapter" in job.inputs.extra:
-        _adapt(net, job)
+        lora.load_adapter(net, Path(job.inputs.extra["adapter"]))
     else:
         apply(net, Tune())
     model = Model(net)
@@ -73,12 +74,6 @@ def train(job: Job) -> Measured:
     model.train()
     model = compiled(model, settings, len(job.inputs.steps))
     return _loop(model, settings, job)
-
-
-def _adapt(net, job: Job) -> None:
-    from pathlib import Path
-
-    lora.load_adapter(net, Path(job.inputs.extra["adapter"]))
 
 
 def _loop(model: Model, settings: Training, job: Job) -> Measured:
@@ -104,8 +99,6 @@ def _loop(model: Model, settings: Training, job: Job) -> Measured:
 
 def generate(job: Job) -> Measured:
     """Greedy, to the full number of new tokens: no id ends a completion."""
-    from pathlib import Path
-
     from didact.rollout.sampler import Sampler
     from didact.rollout.settings import Sampling
     from didact.text import tokenizer as tokenizers

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -80,14 +80,14 @@ def train(job: Job) -> Measured:
     """Trainer; ``options``: ``flatten`` (else padded), ``compile``, ``precision``, ``weights``, ``attention``."""
     from transformers import AutoTokenizer, DataCollatorForSeq2Seq, DataCollatorWithFlattening
 
-    tokenizer = AutoTokenizer.from_pretrained(job.inputs.model)
+    tokenizer: Any = AutoTokenizer.from_pretrained(job.inputs.model)
     collate = DataCollatorWithFlattening() if job.options["flatten"] else DataCollatorForSeq2Seq(tokenizer)
     timer = Timer()
     trained = Trainer(
         load(job),
         TrainingArguments(**arguments(job), torch_compile=job.options["compile"]),
         data_collator=collate,
-        train_dataset=examples(job),
+        train_dataset=cast(Any, examples(job)),  # a list is all that the sampler asks for
         callbacks=[timer],
     )
     trained.train()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import lightning
 import torch
@@ -40,7 +41,8 @@ def model(folder: Path) -> GPT:
         mlp_class_name="LLaMAMLP",
     )
     net, state = GPT(config), {}
-    copy_weights_hf_llama(config, {}, state, load_file(folder / "model.safetensors"))
+    weights: dict[str, Any] = dict(load_file(folder / "model.safetensors"))
+    copy_weights_hf_llama(config, {}, state, weights)
     net.load_state_dict(state)
     return net
 
@@ -48,10 +50,10 @@ def model(folder: Path) -> GPT:
 def train(job: Job) -> Measured:
     """``options``: ``precision`` as Fabric names it, ``compile``, ``fused``."""
     fabric = lightning.Fabric(accelerator="cpu", devices=1, precision=job.options["precision"])
-    net = model(Path(job.inputs.model))
+    net: Any = model(Path(job.inputs.model))
     net = torch.compile(net) if job.options["compile"] else net
     net = fabric.setup(net)
-    optimizer = torch.optim.AdamW(net.parameters(), lr=job.options["rate"], fused=job.options["fused"], **adamw())
+    optimizer: Any = torch.optim.AdamW(net.parameters(), lr=job.options["rate"], fused=job.options["fused"], **adamw())
     optimizer = fabric.setup_optimizers(optimizer)
     clock, losses = Clock(), []
     for step in job.inputs.steps:

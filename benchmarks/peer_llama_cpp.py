@@ -22,13 +22,13 @@ class Engine:
         self._quiet = quiet  # C keeps no reference to it
         llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        self.model = llama_cpp.llama_model_load_from_file(gguf.encode(), llama_cpp.llama_model_default_params())
+        self.model: Any = llama_cpp.llama_model_load_from_file(gguf.encode(), llama_cpp.llama_model_default_params())
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx, settings.n_seq_max = ROOM * slots, slots
         settings.n_batch = settings.n_ubatch = ROOM * slots
         settings.n_threads = settings.n_threads_batch = len(os.sched_getaffinity(0))
         settings.flash_attn_type = flash
-        self.context = llama_cpp.llama_init_from_model(self.model, settings)
+        self.context: Any = llama_cpp.llama_init_from_model(self.model, settings)
         self.batch: Any = llama_cpp.llama_batch_init(ROOM * slots, 0, 1)
         self.greedy = llama_cpp.llama_sampler_init_greedy()
 
@@ -50,7 +50,8 @@ class Engine:
         return [llama_cpp.llama_sampler_sample(self.greedy, self.context, place) for place in places]
 
     def generate(self, prompts: list[list[int]], wanted: int) -> list[list[int]]:
-        llama_cpp.llama_memory_clear(llama_cpp.llama_get_memory(self.context), True)
+        memory: Any = llama_cpp.llama_get_memory(self.context)
+        llama_cpp.llama_memory_clear(memory, True)
         for sequence, prompt in enumerate(prompts):
             for position, token in enumerate(prompt):
                 self.add(token, position, sequence, position == len(prompt) - 1)

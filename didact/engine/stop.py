@@ -59,8 +59,8 @@ def listening() -> Iterator[None]:
     finally:
         _FLAG.holds += 1  # from here on there is nothing to leave
         signal.signal(signal.SIGINT, before[signal.SIGINT])
-        if _FLAG.asked is None:  # else the process is on its way out, and hearing it again must not change its code
-            signal.signal(signal.SIGTERM, before[signal.SIGTERM])
+        # Once asked, the process is on its way out: being asked again must not change its exit code.
+        signal.signal(signal.SIGTERM, before[signal.SIGTERM] if _FLAG.asked is None else signal.SIG_IGN)
 
 
 @contextmanager
