@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import lightning
 import torch
@@ -50,11 +50,10 @@ def model(folder: Path) -> GPT:
 def train(job: Job) -> Measured:
     """``options``: ``precision`` as Fabric names it, ``compile``, ``fused``."""
     fabric = lightning.Fabric(accelerator="cpu", devices=1, precision=job.options["precision"])
-    net: Any = model(Path(job.inputs.model))
-    net = torch.compile(net) if job.options["compile"] else net
-    net = fabric.setup(net)
-    optimizer: Any = torch.optim.AdamW(net.parameters(), lr=job.options["rate"], fused=job.options["fused"], **adamw())
-    optimizer = fabric.setup_optimizers(optimizer)
+    bare = model(Path(job.inputs.model))
+    net = fabric.setup(cast(torch.nn.Module, torch.compile(bare) if job.options["compile"] else bare))
+    adam = torch.optim.AdamW(net.parameters(), lr=job.options["rate"], fused=job.options["fused"], **adamw())
+    optimizer = cast(Any, fabric.setup_optimizers(adam))
     clock, losses = Clock(), []
     for step in job.inputs.steps:
         rows = torch.tensor([tokens for tokens, _ in step])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-from typing import Any
+from typing import Any, cast
 
 import llama_cpp
 
@@ -22,13 +22,15 @@ class Engine:
         self._quiet = quiet  # C keeps no reference to it
         llama_cpp.llama_log_set(quiet, ctypes.c_void_p(0))
         llama_cpp.llama_backend_init()
-        self.model: Any = llama_cpp.llama_model_load_from_file(gguf.encode(), llama_cpp.llama_model_default_params())
+        self.model = cast(
+            Any, llama_cpp.llama_model_load_from_file(gguf.encode(), llama_cpp.llama_model_default_params())
+        )
         settings = llama_cpp.llama_context_default_params()
         settings.n_ctx, settings.n_seq_max = ROOM * slots, slots
         settings.n_batch = settings.n_ubatch = ROOM * slots
         settings.n_threads = settings.n_threads_batch = len(os.sched_getaffinity(0))
         settings.flash_attn_type = flash
-        self.context: Any = llama_cpp.llama_init_from_model(self.model, settings)
+        self.context = cast(Any, llama_cpp.llama_init_from_model(self.model, settings))
         self.batch: Any = llama_cpp.llama_batch_init(ROOM * slots, 0, 1)
         self.greedy = llama_cpp.llama_sampler_init_greedy()
 
@@ -50,7 +52,7 @@ class Engine:
         return [llama_cpp.llama_sampler_sample(self.greedy, self.context, place) for place in places]
 
     def generate(self, prompts: list[list[int]], wanted: int) -> list[list[int]]:
-        memory: Any = llama_cpp.llama_get_memory(self.context)
+        memory = cast(Any, llama_cpp.llama_get_memory(self.context))
         llama_cpp.llama_memory_clear(memory, True)
         for sequence, prompt in enumerate(prompts):
             for position, token in enumerate(prompt):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from datasets import Dataset
 from transformers import AutoTokenizer
 from trl import SFTConfig, SFTTrainer
@@ -19,7 +21,7 @@ def train(job: Job) -> Measured:
 
         model = PeftModel.from_pretrained(model, job.inputs.extra["adapter"], is_trainable=True)
     timer = Timer()
-    settings = {**arguments(job), "padding_free": job.options["padding_free"], "max_length": None}
+    settings: dict[str, Any] = {**arguments(job), "padding_free": job.options["padding_free"], "max_length": None}
     data = examples(job)
     if job.options["packed"]:
         settings["per_device_train_batch_size"] = 1
