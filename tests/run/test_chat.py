@@ -4,6 +4,7 @@ import io
 import os
 import pty
 import select
+import signal
 import shutil
 import subprocess
 import sys
@@ -176,6 +177,7 @@ class Terminal:
     def __init__(self, *arguments: str):
         pid, self.handle = pty.fork()
         if pid == 0:
+            signal.signal(signal.SIGINT, signal.SIG_DFL)  # a shell that runs tests in the background ignores it
             os.execve(sys.executable, [sys.executable, "-m", "didact", *arguments], os.environ | {"TERM": "dumb"})
         self.pid, self.seen = pid, ""
 
