@@ -81,7 +81,7 @@ def started(folder: Path, program: str, patience: float = 60.0) -> subprocess.Po
         "sys.exit(code)\n"
     )
     process = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=subprocess.PIPE)
-    until = time.monotonic() + 60
+    until = time.monotonic() + 120
     while len(pids(folder)) < 2:
         assert time.monotonic() < until
         time.sleep(0.02)
@@ -94,7 +94,7 @@ def pids(folder: Path) -> list[int]:
 
 
 def gone(folder: Path) -> bool:
-    psutil.wait_procs([psutil.Process(pid) for pid in pids(folder) if psutil.pid_exists(pid)], timeout=20)
+    psutil.wait_procs([psutil.Process(pid) for pid in pids(folder) if psutil.pid_exists(pid)], timeout=60)
     return not any(psutil.pid_exists(pid) for pid in pids(folder))
 
 
@@ -102,14 +102,14 @@ def gone(folder: Path) -> bool:
 def test_asked_to_stop_all_save(tmp_path, number):
     process = started(tmp_path, SAVES)
     process.send_signal(number)
-    assert process.wait(timeout=30) == 75
+    assert process.wait(timeout=60) == 75
     assert gone(tmp_path)
 
 
 def test_one_that_does_not_listen_is_ended(tmp_path):
     process = started(tmp_path, DEAF, patience=0.5)
     process.send_signal(signal.SIGTERM)
-    assert process.wait(timeout=30) == 75
+    assert process.wait(timeout=60) == 75
     assert gone(tmp_path)
 
 
