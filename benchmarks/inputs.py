@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -72,7 +73,15 @@ def _endless(tokens: list[int]) -> Iterator[int]:
 
 
 def finetuning(folder: Path, plan: Plan) -> Inputs:
-    model = smollm2()
+    """Weights rounded to bf16, as SmolLM2 was published: masters and autocast then start from the same numbers."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    source, model = smollm2(), folder / "base"
+    if not model.is_dir():
+        AutoModelForCausalLM.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(model)
+        for name in ("tokenizer.json", "tokenizer_config.json", "chat_template.jinja"):
+            shutil.copy(source / name, model / name)
     return Inputs(str(model), conversations(model, plan))
 
 
