@@ -9,6 +9,9 @@ from didact.model.sight import Sight, allowed
 
 # A long prompt goes through in pieces, so that its scores never stand whole in memory.
 QUERIES = 256
+# CPU products in bf16 with a handful of queries spend most of their time on laying out the keys: up to SMALL numbers,
+# fp32 copies are faster for the scores, and with up to FEW key heads in all for the values too.
+SMALL, FEW = 1 << 22, 8
 
 
 def attention(
@@ -33,13 +36,17 @@ def piece(
 ) -> Tensor:
     """query [B, H, Q, hd] on the slots given."""
     rows, heads, queries, width = query.shape
-    folded = query.reshape(rows, key.shape[1], -1, width)  # [B, K, G * Q, hd]
-    score = (folded @ key.transpose(-1, -2)).float() * scale  # [B, K, G * Q, S]
+    folded = query.reshape(rows * key.shape[1], -1, width)  # [B * K, G * Q, hd]
+    keys, values = key.flatten(0, 1), value.flatten(0, 1)  # [B * K, S, hd]
+    if key.device.type == "cpu" and keys.numel() <= SMALL:
+        folded, keys = folded.float(), keys.float()
+        values = values.float() if len(keys) <= FEW else values
+    score = torch.bmm(folded, keys.transpose(1, 2)).float() * scale  # [B * K, G * Q, S]
     if softcap is not None:
         score = softcap * torch.tanh(score / softcap)
     if bias is not None:
-        score = (score.unflatten(2, (-1, queries)) + bias).flatten(2, 3)
-    return (score.softmax(-1).to(value.dtype) @ value).view(rows, heads, queries, width)
+        score = (score.view(rows, key.shape[1], -1, queries, score.shape[-1]) + bias).view_as(score)
+    return torch.bmm(score.softmax(-1).to(values.dtype), values).to(query.dtype).view(rows, heads, queries, width)
 
 
 def pieces_of(sight: Sight, keys: int, window: int | None) -> list[tuple[int, int, int, Tensor | None]]:

@@ -135,13 +135,13 @@ class Sampler:
 
     def _grow(self, cache: SlotCache, rows: list[_Row], logits: Tensor, first: int) -> Iterator[Completion]:
         """Gives rows ``first``... their next token; drops those that are finished."""
-        normal = logits.logsumexp(-1)  # [n]
+        chosen = self._choose(logits, rows[first:])
+        picked = logits.gather(1, torch.tensor(chosen, device=self.device)[:, None])[:, 0]
+        logprobs = (picked - logits.logsumexp(-1)).tolist()
         finished = []
-        for place, (row, scores) in enumerate(zip(rows[first:], logits, strict=True), first):
-            seen = torch.tensor(sorted(row.seen), device=self.device) if row.sampling.repetition_penalty != 1 else None
-            token = choose(scores, row.sampling, seen, uniform(row.sampling.seed, len(row.out.tokens)))
+        for place, (row, token, logprob) in enumerate(zip(rows[first:], chosen, logprobs, strict=True), first):
             row.out.tokens.append(token)
-            row.out.logprobs.append(float(scores[token] - normal[place - first]))
+            row.out.logprobs.append(logprob)
             row.last = token
             row.seen.add(token)
             row.position += 1
@@ -153,6 +153,19 @@ class Sampler:
             cache.close(place)
             rows[place] = rows[-1]
             rows.pop()
+
+    def _choose(self, logits: Tensor, rows: Sequence[_Row]) -> list[int]:
+        """The next token of each row; those that just take the likeliest are asked for it together."""
+        likeliest = logits.argmax(-1).tolist()
+        chosen = []
+        for row, scores, best in zip(rows, logits, likeliest, strict=True):
+            repeats = row.sampling.repetition_penalty != 1
+            if row.sampling.temperature == 0 and not repeats:
+                chosen.append(best)
+            else:
+                seen = torch.tensor(sorted(row.seen), device=self.device) if repeats else None
+                chosen.append(choose(scores, row.sampling, seen, uniform(row.sampling.seed, len(row.out.tokens))))
+        return chosen
 
     def _settle(self, row: _Row) -> None:
         """Updates the text and decides whether the completion is over."""

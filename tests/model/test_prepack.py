@@ -2,6 +2,7 @@ import pytest
 import torch
 from torch import nn
 
+from didact.model import prepack
 from didact.model.prepack import ROWS, prepacked
 
 needs_onednn = pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="this torch has no oneDNN")
@@ -56,3 +57,42 @@ def test_training_beside_a_suspended_generation_keeps_its_gradients():
         net(x).float().sum().backward()
     assert net[0].weight.grad is not None
     torch.testing.assert_close(net[0].weight.grad[0], x.sum(0), rtol=2e-2, atol=2e-2)
+
+
+class Siblings(nn.Module):
+    """Three layers under names that mean one input, one of them with a bias."""
+
+    def __init__(self):
+        super().__init__()
+        self.q_proj, self.k_proj, self.v_proj = nn.Linear(96, 64, False), nn.Linear(96, 32), nn.Linear(96, 32, False)
+
+
+@needs_onednn
+@torch.no_grad()
+def test_layers_that_read_the_same_become_one_product(monkeypatch):
+    torch.manual_seed(0)
+    net = Siblings().bfloat16()
+    x = torch.randn(3, 1, 96).bfloat16()
+    plain = [layer(x) for layer in net.children()]
+    calls, real = [], prepack.torch.ops.mkldnn._linear_pointwise
+    monkeypatch.setattr(prepack.torch.ops.mkldnn, "_linear_pointwise", lambda *a: calls.append(a) or real(*a))
+    with prepacked(net):
+        for layer, expected in zip(net.children(), plain, strict=True):
+            torch.testing.assert_close(layer(x), expected, rtol=1e-2, atol=1e-2)
+    assert len(calls) == 1
+    assert not any("forward" in vars(layer) for layer in net.children())
+
+
+@needs_onednn
+@torch.no_grad()
+def test_siblings_that_read_different_tensors_are_not_mixed_up():
+    torch.manual_seed(0)
+    net = Siblings().bfloat16()
+    x, other = torch.randn(2, 96).bfloat16(), torch.randn(2, 96).bfloat16()
+    plain = {(name, id(y)): layer(y) for name, layer in net.named_children() for y in (x, other)}
+    with prepacked(net):
+        for name, y in [("q_proj", x), ("k_proj", other), ("v_proj", x), ("q_proj", x), ("q_proj", x), ("v_proj", x)]:
+            torch.testing.assert_close(getattr(net, name)(y), plain[name, id(y)], rtol=1e-2, atol=1e-2)
+        net.q_proj(x)
+        x.mul_(2)
+        torch.testing.assert_close(net.q_proj(x), 2 * plain["q_proj", id(x)], rtol=1e-2, atol=1e-2)
