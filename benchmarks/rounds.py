@@ -89,7 +89,7 @@ def _best(peer: Peer, trial: dict[str, Run], parts: dict[str, slice]) -> Side:
     """The fastest side that does the same work, in the last part; the first where nothing was tried."""
     part = list(parts.values())[-1]
     rates = {
-        side.name: run.rate(part)
+        side.name: run.best(part)
         for side in peer.sides
         if isinstance(run := trial.get(side.name), Measured) and not side.lesser
     }

@@ -4,6 +4,7 @@ The tests hold them against every objective at toy size; ``didact doctor`` again
 """
 
 from collections.abc import Iterator, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -94,16 +95,18 @@ def unpacked(batch: Batch) -> Batch:
 
 
 def sampled_as_trained(
-    model: Model, sampler_tokens: Sequence[int], logprobs: Sequence[float], prompt: Sequence[int]
+    model: Model, objective: Objective, prompt: Sequence[int], tokens: Sequence[int], logprobs: Sequence[float]
 ) -> float:
-    """Law 5: the sampler's log-probabilities against those the training path gives the same tokens."""
+    """Law 5: the sampler's log-probabilities against those of the training path, with the objective's own reach."""
     device = next(model.parameters()).device
-    token = torch.tensor([[*prompt, *sampler_tokens]], device=device)
+    token = torch.tensor([[*prompt, *tokens]], device=device)
     index = torch.arange(token.shape[1], device=device)[None]
-    batch = Batch({"token": token, "position": index, "doc": torch.zeros_like(index), "reach": index})
-    where = (index >= len(prompt) - 1) & (index < token.shape[1] - 1)
+    document = {"token": token, "position": index, "doc": torch.zeros_like(index), "trained": index >= len(prompt)}
+    batch = Batch({**document, "row": torch.zeros(1, dtype=torch.int64, device=device)})
     with torch.no_grad():
-        found = model.logprob(model.hidden(batch), token.roll(-1, 1), where.float())[where]
+        ready: Any = objective.prepare(model, batch, Rng(0, 0))
+        where = (index >= len(prompt) - 1) & (index < token.shape[1] - 1)
+        found = model.logprob(model.hidden(ready), token.roll(-1, 1), where.float())[where]
     return float((found.cpu() - torch.tensor(logprobs)).abs().max())
 
 

@@ -14,7 +14,6 @@ from transformers import PreTrainedConfig
 
 from didact.audit import laws
 from didact.audit.toy import toy_network
-from didact.batch import Batch
 from didact.data.corpus import Corpus, encode
 from didact.data.formats import Conversation, Document, Example
 from didact.data.pieces import Pieces, cut
@@ -35,7 +34,6 @@ from didact.objective import resolve
 from didact.objective.base import Objective
 from didact.recipe import Learning, load
 from didact.recipe.schema import TaskSpec
-from didact.rng import Rng
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.folder import run_folder
@@ -187,9 +185,10 @@ class Trial:
         """Law 5: the sampler's log-probabilities against those of the training path, with the objective's own reach."""
         prompts = [_prompt(example, renderer)[-CONTEXT // 2 :] for example in found[:ROWS]]
         way = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12, seed=self.stage.seed)
+        model.bidirectional_prompt = objective.bidirectional_prompt
         outs = Sampler(model, renderer.decode, (), slots=2, longest=CONTEXT).generate(prompts, way)
         return max(
-            _apart(model, objective, prompt, out.tokens, out.logprobs)
+            laws.sampled_as_trained(model, objective, prompt, out.tokens, out.logprobs)
             for prompt, out in zip(prompts, outs, strict=True)
         )
 
@@ -255,18 +254,3 @@ def _prompt(example: Example, renderer: Renderer) -> list[int]:
         return renderer.conversation(example.messages, example.tools).tokens[:PIECE]
     rendered = renderer.document(example.text if isinstance(example, Document) else example.prompt)
     return rendered.tokens[:PIECE]
-
-
-def _apart(
-    model: Model, objective: Objective, prompt: Sequence[int], tokens: Sequence[int], logprobs: Sequence[float]
-) -> float:
-    device = next(model.parameters()).device
-    token = torch.tensor([[*prompt, *tokens]], device=device)
-    index = torch.arange(token.shape[1], device=device)[None]
-    document = {"token": token, "position": index, "doc": torch.zeros_like(index), "trained": index >= len(prompt)}
-    batch = Batch({**document, "row": torch.zeros(1, dtype=torch.int64, device=device)})
-    with torch.no_grad():
-        ready: Any = objective.prepare(model, batch, Rng(0, 0))
-        where = (index >= len(prompt) - 1) & (index < token.shape[1] - 1)
-        found = model.logprob(model.hidden(ready), token.roll(-1, 1), where.float())[where]
-    return float((found.cpu() - torch.tensor(logprobs)).abs().max())

@@ -14,9 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -47,7 +45,7 @@ def save(
     Raises ResourceProblem (no space for twice its size, not writable, disk errors) in every process; the
     checkpoints before this one are then untouched.
     """
-    return _Save(root, step, shards.shards(tensors), _rendered(step, state, files), keep, None).run()
+    return _Save(root, step, shards.shards(tensors), _rendered(step, state, files), keep).run()
 
 
 def latest(root: Path, say: Callable[[str], None]) -> Path | None:
@@ -56,7 +54,7 @@ def latest(root: Path, say: Callable[[str], None]) -> Path | None:
     Each damaged or unfinished one passed over on the way is told to ``say`` in one line. Changes nothing.
     Raises ResourceProblem where reading is not permitted.
     """
-    return _together(lambda: _latest(root, say), None, only_first=True)[0]
+    return _together(lambda: _latest(root, say), only_first=True)[0]
 
 
 def _latest(root: Path, say: Callable[[str], None]) -> Path | None:
@@ -105,58 +103,21 @@ def _read_state(path: Path, written: Mapping[str, durable.Written]) -> dict[str,
     return state
 
 
-class Saver:
-    """Saves in the background: training goes on once the tensors are copied to main memory.
-
-    One save is in flight at a time; it costs memory for one copy of what this process writes. Made by all
-    processes together, because it talks over a channel of its own. Call ``wait`` before the process ends.
-    """
-
-    def __init__(self, root: Path, keep: int):
-        self._root, self._keep = root, keep
-        self._group = dist.new_group(backend="gloo") if shards.initialised() else None
-        self._pool = ThreadPoolExecutor(1, thread_name_prefix="checkpoint")
-        self._pending: Future[Path] | None = None
-
-    def start(
-        self,
-        step: int,
-        tensors: Mapping[str, Tensor],
-        state: Mapping[str, JSON],
-        files: Mapping[str, bytes] | None = None,
-    ) -> None:
-        """Begins a save of the tensors as they are now; waits for the one before and raises its error first."""
-        self.wait()
-        copies = [
-            replace(shard, local=shard.local.to("cpu", copy=True)) if shard.written else shard
-            for shard in shards.shards(tensors)
-        ]
-        work = _Save(self._root, step, copies, _rendered(step, state, files), self._keep, self._group)
-        self._pending = self._pool.submit(work.run)
-
-    def wait(self) -> Path | None:
-        """Returns once nothing is in flight: the folder just written, or None. Raises what ``save`` raises."""
-        pending, self._pending = self._pending, None
-        return pending.result() if pending else None
-
-
 class _Save:
     """One save. Every step is taken by all processes, which go on only when none of them has failed."""
 
-    def __init__(
-        self, root: Path, step: int, found: Sequence[shards.Shard], small: dict[str, bytes], keep: int, group: Any
-    ):
-        self.root, self.found, self.small, self.keep, self.group = root, found, small, keep, group
+    def __init__(self, root: Path, step: int, found: Sequence[shards.Shard], small: dict[str, bytes], keep: int):
+        self.root, self.found, self.small, self.keep = root, found, small, keep
         self.path = root / f"step-{step:08d}"
         self.temp = root / f".saving-{self.path.name}"
         self.written: dict[str, durable.Written] = {}
 
     def run(self) -> Path:
         try:
-            _together(self._prepare, self.group, only_first=True)
-            for mine in _together(self._write_tensors, self.group):
+            _together(self._prepare, only_first=True)
+            for mine in _together(self._write_tensors):
                 self.written |= mine
-            _together(self._commit, self.group, only_first=True)
+            _together(self._commit, only_first=True)
         except Problem:
             if _rank() == 0:
                 with suppress(OSError):  # what cannot be removed now is a leftover for the next save
@@ -258,7 +219,7 @@ def _rank() -> int:
     return dist.get_rank() if shards.initialised() else 0
 
 
-def _together(work: Callable[[], T], group: Any, only_first: bool = False) -> list[T]:
+def _together(work: Callable[[], T], only_first: bool = False) -> list[T]:
     """What ``work`` returned in every process; the first Problem of any process is raised in all of them.
 
     Nobody returns before all have finished, so this is the barrier too.
@@ -271,8 +232,8 @@ def _together(work: Callable[[], T], group: Any, only_first: bool = False) -> li
         mine = problem
     everyone: list[Any] = [mine]
     if shards.initialised():
-        everyone = [None] * dist.get_world_size(group)
-        dist.all_gather_object(everyone, mine, group=group)
+        everyone = [None] * dist.get_world_size()
+        dist.all_gather_object(everyone, mine)
     for result in everyone:
         if isinstance(result, Problem):
             raise result

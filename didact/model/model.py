@@ -35,6 +35,16 @@ class Model(nn.Module):
         head = cast(nn.Module, self.net.get_output_embeddings())
         return list({id(p): p for module in (*tables, head) for p in module.parameters()}.values())
 
+    @property
+    def bidirectional_prompt(self) -> bool:
+        """Whether the model was trained to read a prompt in both directions; kept in its ``config.json``."""
+        return getattr(self.net.config, "bidirectional_prompt", False)
+
+    @bidirectional_prompt.setter
+    def bidirectional_prompt(self, value: bool) -> None:
+        if value != self.bidirectional_prompt:
+            self.net.config.bidirectional_prompt = value
+
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states [B, T, D]; who sees whom is ``batch.doc`` and ``batch.reach``."""
         output: Any = self.body(

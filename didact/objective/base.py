@@ -7,7 +7,7 @@ with its weights and divided by the sum of the weights of the whole step, over a
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 from torch import Tensor
 
@@ -29,7 +29,13 @@ class LanguageModel(Protocol):
 
 @dataclass(frozen=True)
 class Objective:
-    """The base of every objective."""
+    """The base of every objective.
+
+    ``bidirectional_prompt`` says that a model trained so reads the opening of a document, up to its first trained
+    token, in both directions; its checkpoint tells the sampler.
+    """
+
+    bidirectional_prompt: ClassVar[bool] = False
 
     def prepare(self, model: LanguageModel, batch: Batch, rng: Rng) -> Batch:
         """Adds what ``loss`` needs, above all ``batch.weight``, one tensor a term."""

@@ -66,6 +66,8 @@ class Causal(Objective):
 class Prefix(Causal):
     """As ``Causal``, but the prompt is read in both directions (prefix-LM; Raffel et al. 2020, section 3.2.1)."""
 
+    bidirectional_prompt = True
+
     def reach(self, batch: Batch) -> Tensor:
         """The prompt sees all of itself."""
         return prefix_reach(batch)

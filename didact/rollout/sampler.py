@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import chain
+from itertools import accumulate, chain
 from typing import Any, Literal
 
 import torch
@@ -59,19 +59,32 @@ class Sampler:
         self.longest = longest or getattr(model.net.config, "max_position_embeddings", 1 << 30)
         self.device = next(model.parameters()).device
 
-    def generate(self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> list[Completion]:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        openings: Sequence[int] | None = None,
+    ) -> list[Completion]:
         """All completions, in the order of their prompts."""
-        done = {out.prompt: out for out in self.stream(prompts, sampling) if out.reason}
+        done = {out.prompt: out for out in self.stream(prompts, sampling, openings) if out.reason}
         return [done[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
-    def stream(self, prompts: Sequence[Sequence[int]], sampling: Sampling | Sequence[Sampling]) -> Iterator[Completion]:
+    def stream(
+        self,
+        prompts: Sequence[Sequence[int]],
+        sampling: Sampling | Sequence[Sampling],
+        openings: Sequence[int] | None = None,
+    ) -> Iterator[Completion]:
         """Yields each completion after each of its tokens; the last time with its ``reason``.
 
-        ``sampling`` is one for all, whose seed then goes up by one a prompt, or one a prompt. Raises UsageProblem for a
-        prompt that is empty or leaves no room in the model's context.
+        ``sampling`` is one for all, whose seed then goes up by one a prompt, or one a prompt. ``openings`` are the
+        numbers of tokens before the first answer of each prompt, by default all of it: what a model trained with
+        ``prefix`` reads in both directions. Raises UsageProblem for a prompt that is empty or leaves no room in the
+        model's context.
         """
         each = self._each(sampling, len(prompts))
+        ends = openings or [len(prompt) for prompt in prompts]
         waiting = deque(self._row(i, prompt, one) for i, (prompt, one) in enumerate(zip(prompts, each, strict=True)))
         cache = SlotCache(len(self.model.layers), self.device)
         rows: list[_Row] = []
@@ -82,7 +95,8 @@ class Sampler:
                 while waiting or rows:
                     fresh = [waiting.popleft() for _ in range(min(self.slots - len(rows), len(waiting)))]
                     if fresh:
-                        logits = self._prefill(cache, [list(prompts[row.out.prompt]) for row in fresh])
+                        numbers = [row.out.prompt for row in fresh]
+                        logits = self._prefill(cache, [list(prompts[i]) for i in numbers], [ends[i] for i in numbers])
                         rows.extend(fresh)
                         yield from self._grow(cache, rows, logits, len(rows) - len(fresh))
                     if rows:
@@ -103,16 +117,18 @@ class Sampler:
             )
         return _Row(Completion(number), sampling, len(prompt), set(prompt), Unrolled(self.decode, prompt))
 
-    def _prefill(self, cache: SlotCache, prompts: list[list[int]]) -> Tensor:
+    def _prefill(self, cache: SlotCache, prompts: list[list[int]], openings: list[int]) -> Tensor:
         """Logits after each prompt [n, V]; the prompts go through packed in one row, without padding."""
         lengths = [len(prompt) for prompt in prompts]
         doc = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(lengths))[None].to(self.device)
         position = torch.cat([torch.arange(n) for n in lengths])[None].to(self.device)
         token = torch.tensor([list(chain.from_iterable(prompts))], device=self.device)
+        reach = torch.arange(token.shape[1])
+        if self.model.bidirectional_prompt:
+            for end, n, opening in zip(accumulate(lengths), lengths, openings, strict=True):
+                reach[end - n : end - n + opening] = end - n + opening - 1
         cache.open(lengths)
-        hidden = self._forward(
-            token, position, Sight(doc, torch.arange(token.shape[1], device=self.device)[None]), cache
-        )
+        hidden = self._forward(token, position, Sight(doc, reach[None].to(self.device)), cache)
         cache.filled()
         return self._logits(hidden[0, torch.tensor(lengths, device=self.device).cumsum(0) - 1])
 

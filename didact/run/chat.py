@@ -42,7 +42,8 @@ class Chat:
         self.turns.append({"role": "user", "content": text})
         said = ""
         try:
-            for out in self.sampler.stream([self._prompt()], self.sampling):
+            prompt = self._prompt()
+            for out in self.sampler.stream([prompt], self.sampling, [self._opening()]):
                 whole = out.text.lstrip()  # a template may leave the space before an answer to the model
                 write(whole[len(said) :])
                 said = whole
@@ -53,6 +54,10 @@ class Chat:
                 self.turns.pop()
         self.sampling = self.sampling.model_copy(update={"seed": self.sampling.seed + 1})
         return said
+
+    def _opening(self) -> int:
+        """How many tokens stand before the first answer."""
+        return len(self.renderer.prompt([*self.before, self.turns[0]]))
 
     def _prompt(self) -> list[int]:
         """What the answer starts from; the oldest turns are forgotten until it fits and leaves room."""

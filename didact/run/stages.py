@@ -28,7 +28,8 @@ from didact.model.scratch import build
 from didact.model.settings import Scratch
 from didact.model.tune import Tuned, apply
 from didact.objective import resolve
-from didact.objective.tokens import Causal
+from didact.objective.base import Objective
+from didact.objective.tokens import Causal, Prefix
 from didact.recipe.schema import Corpus, Evaluate, Learning, Tokenizer
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
@@ -102,6 +103,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     sources, counts, steps = _sources(stage, ground, renderer)
     heldout = _parts(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = _held_out(model, stage, heldout, ground, folder, Place())
+    model.bidirectional_prompt = any(source.objective.bidirectional_prompt for source in sources)
     said: list[str] = []
     loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, both(ground.say, said.append), stage.name)
     done = loop.run()
@@ -193,6 +195,11 @@ def _net(
     return net, apply(net, stage.tune, tokenizer, stage.seed)
 
 
+def scorer(model: Model) -> Objective:
+    """The objective that scores text as the model reads it."""
+    return Prefix() if model.bidirectional_prompt else Causal()
+
+
 def positions(net: PreTrainedModel) -> int:
     """How many tokens the model was made to see at once."""
     return getattr(net.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
@@ -222,7 +229,7 @@ def _held_out(
     """Scores the held-out data and records it once in the stage's metrics, also when a stopped run comes here again."""
     if parts is None:
         return None
-    score = evaluate(model, Causal(), parts, stage.context, ground.mesh)
+    score = evaluate(model, scorer(model), parts, stage.context, ground.mesh)
     path = folder.path / "metrics.jsonl"
     known = path.exists() and any(line["step"] == place.step and "held_out" in line for line in read(path))
     if ground.mesh.main and not known:
@@ -241,6 +248,7 @@ def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, fol
             tokenizer = ground.tokens()
             net = _net(stage, ground, tokenizer, dtype)[0]
             net.load_state_dict({name: value.to(dtype) for name, value in state.items()})
+            Model(net).bidirectional_prompt = model.bidirectional_prompt
     if ground.mesh.main:
         template = renderer.template if isinstance(renderer.template, str) else None
         extra = {"recipe.yaml": ground.recipe}
@@ -304,7 +312,7 @@ def _measure(stage: Evaluate, where: Path, ground: Ground) -> tuple[dict[str, Sc
     sets = {
         name: _parts(data, ground, renderer, stage.seed, context, stage.limit)[0] for name, data in stage.data.items()
     }
-    scores = {name: evaluate(model, Causal(), parts, context, ground.mesh) for name, parts in sets.items()}
+    scores = {name: evaluate(model, scorer(model), parts, context, ground.mesh) for name, parts in sets.items()}
     prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in stage.samples]
     greedy = Sampling(temperature=0, max_new_tokens=stage.max_new_tokens)
     answers = Sampler(model, renderer.decode, renderer.stops).generate(prompts, greedy)

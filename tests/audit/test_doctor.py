@@ -114,11 +114,9 @@ def test_what_fails_is_a_gate(world, capsys):
     assert "failed" in capsys.readouterr().out
 
 
-def test_a_prefix_model_is_not_served_as_it_is_trained(world):
-    """The sampler reads a prompt from left to right; that a prefix model learned otherwise must be said."""
+def test_a_prefix_model_is_served_as_it_is_trained(world):
     base(world)
-    found = measure(write(world, "finetune: {data: chats.jsonl, objective: prefix}"))
-    assert [law for law, ok in found.items() if not ok] == ["finetune 5 sampled as trained"]
+    assert all(measure(write(world, "finetune: {data: chats.jsonl, objective: prefix}")).values())
 
 
 def test_a_template_that_serves_otherwise_is_found(world):

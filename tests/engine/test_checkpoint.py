@@ -7,7 +7,6 @@ import shutil
 import struct
 import sys
 import tempfile
-import threading
 from pathlib import Path
 
 import pytest
@@ -369,54 +368,6 @@ def test_a_folder_that_is_not_writable_is_one_line(tmp_path):
     tmp_path.chmod(0o500)
     with pytest.raises(ResourceProblem, match="make the folder writable"):
         saved(tmp_path, 1)
-
-
-def test_saving_in_the_background_writes_what_was_there_at_the_start(tmp_path):
-    saver = checkpoint.Saver(tmp_path / "behind", 2)
-    assert saver.wait() is None
-    held, state = tensors(1), {"cursor": [1]}
-    saver.start(1, held, state, {"notes.txt": b"hello"})
-    for tensor in held.values():
-        tensor.fill_(9)
-    state["cursor"].append(2)
-    path = saver.wait()
-    assert path is not None
-    assert saver.wait() is None
-    expected = checkpoint.save(tmp_path / "sync", 1, tensors(1), {"cursor": [1]}, 2, {"notes.txt": b"hello"})
-    assert names(path) == names(expected)
-    assert all((path / name).read_bytes() == (expected / name).read_bytes() for name in names(path))
-
-
-def test_one_background_save_at_a_time_and_its_error_surfaces_once(tmp_path, monkeypatch):
-    saver = checkpoint.Saver(tmp_path, 9)
-    gate, real, running = threading.Event(), durable.write_manifest, []
-
-    def slow(folder, files):
-        running.append(folder.name)
-        gate.wait(30)
-        real(folder, files)
-
-    monkeypatch.setattr(durable, "write_manifest", slow)
-    saver.start(1, tensors(1), {})
-    second = threading.Thread(target=saver.start, args=(2, tensors(2), {}))
-    second.start()
-    second.join(0.2)
-    assert second.is_alive()
-    assert running in ([], [".saving-step-00000001"])
-    gate.set()
-    second.join()
-    saver.wait()
-    assert names(tmp_path) == ["step-00000001", "step-00000002"]
-
-    def full(folder, files):
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(durable, "write_manifest", full)
-    saver.start(3, tensors(3), {})
-    with pytest.raises(ResourceProblem, match="No space left on device; free space"):
-        saver.wait()
-    assert saver.wait() is None
-    assert names(tmp_path) == ["step-00000001", "step-00000002"]
 
 
 def test_the_state_on_the_disk_is_plain_json(tmp_path):

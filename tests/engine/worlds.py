@@ -121,22 +121,17 @@ def worlds(folder: Path) -> Iterator[tuple[str, str]]:
     root = folder / "worlds" / "root"
     prepared(root, (1,), dirty=False)
 
-    def step(number: int, background: bool) -> None:
+    def step(number: int) -> None:
         path = checkpoint.latest(root, print)
         held = sharded(0, wanted=False)
         assert checkpoint.load(path, held)["step"] == number - 1
         for name, tensor in sharded(number - 1).items():
             whole, loaded = (t.full_tensor() if name.startswith("model") else t for t in (tensor, held[name]))
             assert torch.equal(whole, loaded), name
-        if background:
-            saver = checkpoint.Saver(root, KEEP)
-            saver.start(number, sharded(number), {"cursor": number * 10, "loss": number / 3})
-            saver.wait()
-        else:
-            save(root, number, sharded)
+        save(root, number, sharded)
 
     for number, size in enumerate((2, 4, 2), start=2):
-        sized(root, size, lambda rank, number=number: step(number, background=number == 3))
+        sized(root, size, lambda rank, number=number: step(number))
         yield f"to {size} processes", "done"
     yield "to 1 process", "done" if check(root, (4,)) == 4 else "lost"
 

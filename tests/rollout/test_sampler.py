@@ -9,7 +9,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from didact.batch import Batch
 from didact.errors import UsageProblem
+from didact.objective.tokens import Prefix
+from didact.rng import Rng
 from didact.rollout.cache import SlotCache
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
@@ -173,3 +176,21 @@ def test_gradients_flow_after_sampling():
     net.net.set_attn_implementation("eager")
     net.net(torch.tensor([[5, 6]])).logits.sum().backward()
     assert all(p.grad is not None for p in net.parameters())
+
+
+def test_a_prefix_models_opening_is_read_in_both_directions_and_the_answers_after_it_are_not():
+    net = model()
+    net.bidirectional_prompt = True
+    prompt, opening = [5, 6, 7, 8, 9, 10], 4
+    beside = ([11, 12, 13], 3)  # packed in the same row of the prefill
+    outs = Sampler(net, letters, [1]).generate([beside[0], prompt], WARM, [beside[1], opening])
+    token = torch.tensor([[*prompt, *outs[1].tokens]])
+    index = torch.arange(token.shape[1])[None]
+    columns = {"token": token, "doc": torch.zeros_like(index), "position": index}
+    more = {"trained": index >= opening, "row": torch.tensor([0])}
+    batch = Prefix().prepare(net, Batch({**columns, **more}), Rng(0, 0))
+    with torch.no_grad():
+        found = net.logprob(net.hidden(batch), token.roll(-1, 1), torch.ones_like(index, dtype=torch.float32))
+    assert outs[1].logprobs == pytest.approx(found[0, len(prompt) - 1 : -1].tolist(), abs=1e-5)
+    whole = Sampler(net, letters, [1]).generate([prompt], WARM)[0]  # without openings the whole prompt is one
+    assert whole.logprobs[0] != pytest.approx(outs[1].logprobs[0], abs=1e-4)

@@ -12,6 +12,7 @@ from didact.engine.metrics import read
 from didact.errors import UsageProblem
 from didact.recipe import load
 from didact.run.command import run_recipe
+from didact.run.named import open_model
 from tests.battery.base import chats, documents, make_base
 
 PRETRAIN = "{pretrain: {data: docs.jsonl, context: 32, batch_size: 2, max_steps: 2, learning_rate: 1e-2}}"
@@ -273,3 +274,11 @@ def test_a_run_can_be_the_base_of_another(world):
     (world.folder / "recipe.yaml").write_text(f"name: next\nbase: runs/r\nstages: [{FINETUNE}]\n")
     assert world.run() == []
     assert world.run() == ["finetune"]
+
+
+def test_a_checkpoint_says_how_its_prompts_are_read(world):
+    world.run("finetune.objective=prefix")
+    folder = world.stages("finetune")[0] / "model"
+    assert json.loads((folder / "config.json").read_text())["bidirectional_prompt"] is True
+    assert open_model(str(folder), "cpu", print).model.bidirectional_prompt
+    assert "bidirectional_prompt" not in (world.stages("pretrain")[0] / "model" / "config.json").read_text()
