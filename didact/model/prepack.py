@@ -93,7 +93,9 @@ def _layout(group: Sequence[nn.Linear]) -> tuple[Tensor, Tensor | None]:
     state = tuple((p.data_ptr(), p._version) for p in tensors)
     known = _packed.get(group[0])
     if known is None or known[0] != state:
-        layout = torch.ops.mkldnn._reorder_linear_weight(torch.cat([m.weight.detach() for m in group]), 1)
+        weights = [module.weight.detach() for module in group]
+        whole = weights[0] if len(weights) == 1 else torch.cat(weights)
+        layout = torch.ops.mkldnn._reorder_linear_weight(whole, 1)
         known = (state, layout, _bias(group))
         _packed[group[0]] = known
     return known[1:]

@@ -25,6 +25,7 @@ class Chat:
         self.sampler = Sampler(
             named.model, partial(named.renderer.decode, skip_special=True), named.renderer.stops, slots=1
         )
+        self.reads_both_ways = named.model.bidirectional_prompt
         self.sampling, self.say = sampling, say
         self.before: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self.turns: list[dict[str, Any]] = []
@@ -56,8 +57,8 @@ class Chat:
         return said
 
     def _opening(self) -> int:
-        """How many tokens stand before the first answer."""
-        return len(self.renderer.prompt([*self.before, self.turns[0]]))
+        """How many tokens stand before the first answer; only a model that reads them both ways has to know."""
+        return len(self.renderer.prompt([*self.before, self.turns[0]])) if self.reads_both_ways else 0
 
     def _prompt(self) -> list[int]:
         """What the answer starts from; the oldest turns are forgotten until it fits and leaves room."""
