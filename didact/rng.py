@@ -22,10 +22,14 @@ def mix(*parts: int) -> int:
 
 @dataclass(frozen=True)
 class Rng:
-    """The randomness of one step; every row draws from a generator keyed by its own number."""
+    """The randomness of one step; every row draws from a generator keyed by its own number.
+
+    ``progress`` is the share of the stage that is done, from 0 to 1: what a schedule inside an objective depends on.
+    """
 
     seed: int
     step: int
+    progress: float = 0.0
 
     def uniform(self, row: Tensor, size: int, purpose: int = 0) -> Tensor:
         """Uniform numbers in [0, 1), [B, size], for rows numbered ``row`` [B]; ``purpose`` separates draws."""

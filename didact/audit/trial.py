@@ -185,7 +185,7 @@ class Trial:
         """Law 5: the sampler's log-probabilities against those of the training path, with the objective's own reach."""
         prompts = [_prompt(example, renderer)[-CONTEXT // 2 :] for example in found[:ROWS]]
         way = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12, seed=self.stage.seed)
-        model.bidirectional_prompt = objective.bidirectional_prompt
+        model.served = objective.served()
         outs = Sampler(model, renderer.decode, (), slots=2, longest=CONTEXT).generate(prompts, way)
         return max(
             laws.sampled_as_trained(model, objective, prompt, out.tokens, out.logprobs)
@@ -229,7 +229,7 @@ class Trial:
             parts = self._parts(self._examples(task.data), renderer, f"{number}")
             stream = TokenStream(parts, CONTEXT, 2, self.stage.seed, pack=self.stage.pack, shuffle=self.stage.shuffle)
             objective = resolve(task.objective.name, task.objective.options)
-            sources.append(Source(task.name, objective, stream, task.weight))
+            sources.append(Source(task.name, objective, stream, task))
         _Silent(model, sources, settings, STEPS, self.folder / "run", self.mesh, _unsaid).run()
         return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
 

@@ -6,7 +6,7 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from itertools import groupby, islice
 from pathlib import Path
@@ -14,7 +14,7 @@ from typing import assert_never
 
 import numpy as np
 
-from didact.data.formats import Completion, Conversation, Document, Example
+from didact.data.formats import Completion, Conversation, Document, Example, Texts
 from didact.errors import DataProblem, ResourceProblem
 from didact.text.render import Rendered, Renderer
 
@@ -24,10 +24,12 @@ FORMAT = 1  # raised whenever the files below change their meaning, so that old 
 
 @dataclass(frozen=True)
 class Corpus:
-    """One source as arrays: document i is ``token[bound[i]:bound[i + 1]]``.
+    """One source as arrays: example i is ``token[bound[i]:bound[i + 1]]``.
 
-    ``token`` int32 [N], ``trained`` bool [N] (is this token to be predicted), ``bound`` int64 [documents + 1],
-    ``text_bytes`` int64 [documents]: UTF-8 bytes of the trained text, what bits per byte divides by.
+    ``token`` int32 [N], ``trained`` bool [N] (is this token to be predicted; in a text to be embedded, pooled),
+    ``bound`` int64 [examples + 1], ``text_bytes`` int64 [examples]: UTF-8 bytes of the trained text, what bits per
+    byte divides by. Examples of several texts have ``text`` int64 [N], the number of a token's text in its example,
+    and ``value`` float32 [examples].
     """
 
     token: np.ndarray
@@ -35,6 +37,8 @@ class Corpus:
     bound: np.ndarray
     text_bytes: np.ndarray
     weight: float = 1.0
+    text: np.ndarray | None = None
+    value: np.ndarray | None = None
 
     def __len__(self) -> int:
         return len(self.bound) - 1
@@ -46,7 +50,7 @@ def corpus_key(fingerprint: str, renderer_key: str) -> str:
 
 
 def render(batch: Sequence[Example], renderer: Renderer) -> list[Rendered]:
-    """Token ids and trained masks of examples of one kind.
+    """Token ids and trained masks of examples of one kind; those of several texts, one text after the other.
 
     Raises DataProblem, with file and line, for the first example the template cannot render.
     """
@@ -68,8 +72,19 @@ def _render(batch: Sequence[Example], renderer: Renderer) -> list[Rendered]:
         case Completion():
             pairs = [example for example in batch if isinstance(example, Completion)]
             return [renderer.completion(pair.prompt, pair.completion) for pair in pairs]
+        case Texts():
+            return [_joined(example, renderer) for example in batch if isinstance(example, Texts)]
         case _:
             assert_never(batch[0])
+
+
+def _joined(example: Texts, renderer: Renderer) -> Rendered:
+    """The texts of one example in a row, and the number of each token's text."""
+    pairs = zip(example.texts, example.roles, strict=True)
+    parts = [renderer.document(text) if role == "text" else renderer.embedded(text, role) for text, role in pairs]
+    tokens = [token for part in parts for token in part.tokens]
+    trained = [mark for part in parts for mark in part.trained]
+    return Rendered(tokens, trained, [number for number, part in enumerate(parts) for _ in part.tokens])
 
 
 def trained_text(example: Example) -> str:
@@ -81,6 +96,8 @@ def trained_text(example: Example) -> str:
             return "".join(m["content"] or "" for m in example.messages if m["role"] == "assistant")
         case Completion():
             return example.completion
+        case Texts():
+            return "".join(example.texts)
         case _:
             assert_never(example)
 
@@ -140,7 +157,15 @@ def open_corpus(folder: Path, weight: float = 1.0) -> Corpus:
         raise _damaged(folder) from error
     if not len(bound) == len(text_bytes) + 1 or not len(token) == len(trained) == bound[-1]:
         raise _damaged(folder)
-    return Corpus(token, trained, bound, text_bytes, weight)
+    if not (folder / "value.npy").exists():
+        return Corpus(token, trained, bound, text_bytes, weight)
+    try:
+        text, value = np.memmap(folder / "text.bin", np.int16, "r"), np.load(folder / "value.npy")
+    except (OSError, ValueError, EOFError) as error:
+        raise _damaged(folder) from error
+    if len(text) != len(token) or len(value) != len(text_bytes):
+        raise _damaged(folder)
+    return Corpus(token, trained, bound, text_bytes, weight, text, value)
 
 
 def _damaged(folder: Path) -> DataProblem:
@@ -148,18 +173,29 @@ def _damaged(folder: Path) -> DataProblem:
 
 
 def _write(examples: Iterable[Example], renderer: Renderer, folder: Path) -> None:
-    bound, text_bytes = [0], []
-    with open(folder / "token.bin", "wb") as tokens, open(folder / "trained.bin", "wb") as trained:
+    bound, text_bytes, values = [0], [], []
+    names = ("token.bin", "trained.bin", "text.bin")
+    with ExitStack() as files:
+        tokens, trained, texts = (files.enter_context(open(folder / name, "wb")) for name in names)
         for batch in _batches(examples):
             for example, rendered in zip(batch, render(batch, renderer), strict=True):
                 tokens.write(np.asarray(rendered.tokens, np.int32).tobytes())
                 trained.write(np.asarray(rendered.trained, np.bool_).tobytes())
+                texts.write(np.asarray(rendered.texts, np.int16).tobytes())
                 bound.append(bound[-1] + len(rendered.tokens))
                 text_bytes.append(len(trained_text(example).encode()))
+                if isinstance(example, Texts):
+                    values.append(example.value)
+    if values and len(values) < len(text_bytes):
+        raise DataProblem("examples of one text and of several in one source", remedy="split the file")
     if bound[-1] == 0:
         raise DataProblem("no tokens in this data", remedy="give at least one document with text")
     np.save(folder / "bound.npy", np.asarray(bound, np.int64))
     np.save(folder / "text_bytes.npy", np.asarray(text_bytes, np.int64))
+    if values:
+        np.save(folder / "value.npy", np.asarray(values, np.float32))
+    else:
+        (folder / "text.bin").unlink()
 
 
 def _batches(examples: Iterable[Example]) -> Iterator[list[Example]]:

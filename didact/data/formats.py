@@ -8,6 +8,7 @@ one, write it and list it in FORMATS.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cache
@@ -54,7 +55,21 @@ class Completion:
     completion: str
 
 
-Example = Document | Conversation | Completion
+@dataclass(frozen=True)
+class Texts:
+    """Several texts that are learned together, each read by itself: a question and its passage, linked documents.
+
+    ``roles`` says of each what it is: a ``query`` or a ``document`` to be embedded, or ``text`` to be learned as any
+    document. ``value`` is the one number they share, such as a score; NaN where there is none.
+    """
+
+    where: str
+    texts: tuple[str, ...]
+    roles: tuple[str, ...]
+    value: float = math.nan
+
+
+Example = Document | Conversation | Completion | Texts
 Format = Callable[..., Example]  # (where, its fields by name) -> Example
 
 # --- the formats -------------------------------------------------------------------------------------------
@@ -111,7 +126,22 @@ def completion(where: str, prompt: Any, completion: Any, tools: Any = None) -> E
     return _conversation(where, read + learned, tools)
 
 
-FORMATS: tuple[Format, ...] = (text, messages, sharegpt, alpaca, completion)
+def pair(where: str, anchor: Any, positive: Any, negative: Any = None, negatives: Any = None) -> Example:
+    """A query, a text that answers it, and any number of texts that seem to and do not."""
+    wrong = [] if negative is None else [negative]
+    wrong += _list(where, "negatives", [] if negatives is None else negatives)
+    texts = [_filled(where, "anchor", anchor), _filled(where, "positive", positive)]
+    texts += [_filled(where, f"negatives[{i}]", text) for i, text in enumerate(wrong)]
+    return Texts(where, tuple(texts), ("query", *["document"] * (len(texts) - 1)))
+
+
+def scored(where: str, sentence1: Any, sentence2: Any, score: Any) -> Example:
+    """Two texts and how alike they are."""
+    texts = (_filled(where, "sentence1", sentence1), _filled(where, "sentence2", sentence2))
+    return Texts(where, texts, ("document", "document"), _number(where, "score", score))
+
+
+FORMATS: tuple[Format, ...] = (text, messages, sharegpt, alpaca, completion, pair, scored)
 
 # Fields that turn an example into something else: never passed over unless a format takes them.
 UNREAD = ("chosen", "rejected", "label", "kto_tag", "image", "images", "audio", "audios", "video", "videos")
@@ -332,6 +362,12 @@ def _filled(where: str, name: str, value: Any) -> str:
     if not _string(where, name, value).strip():
         raise _problem(where, f"{name} is empty", "fill it or leave the record out")
     return value
+
+
+def _number(where: str, name: str, value: Any) -> float:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
+        raise _problem(where, f"{name} is {kind(value)}, wanted a number")
+    return float(value)
 
 
 def _list(where: str, name: str, value: Any) -> list[Any]:

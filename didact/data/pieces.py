@@ -1,7 +1,7 @@
 """Documents cut to the context, and the count of everything that was cut, dropped or never trained."""
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Literal
 
 import numpy as np
@@ -21,6 +21,7 @@ class Counts:
     pieces: int = 0
     dropped_overlong: int = 0
     dropped_untrained: int = 0
+    shortened: int = 0
 
     def lines(self) -> list[str]:
         """What a user should hear: nothing is cut or dropped silently."""
@@ -32,6 +33,8 @@ class Counts:
             said.append(f"{self.windowed:,} examples longer than the context were cut into windows")
         if self.dropped_overlong:
             said.append(f"{self.dropped_overlong:,} examples longer than the context were dropped (overlong: drop)")
+        if self.shortened:
+            said.append(f"{self.shortened:,} texts longer than the context lost what is beyond it")
         if self.dropped_untrained:
             said.append(f"{self.dropped_untrained:,} pieces without a trained token were left out")
         return said
@@ -48,11 +51,15 @@ def total(counts: Sequence[Counts]) -> Counts:
 
 @dataclass(frozen=True)
 class Pieces:
-    """Stretches of one corpus, each at most ``context`` tokens: ``start``, ``length`` int64 [pieces]."""
+    """Stretches of one corpus, each at most ``context`` tokens: ``start``, ``length`` int64 [pieces].
+
+    ``value`` float32 [pieces] is there where examples are of several texts; then a piece is a whole example.
+    """
 
     corpus: Corpus
     start: np.ndarray
     length: np.ndarray
+    value: np.ndarray | None = None
 
 
 def cut(
@@ -60,11 +67,15 @@ def cut(
 ) -> tuple[list[Pieces], Counts]:
     """Cuts every corpus to the context.
 
-    Windows overlap by one token, which is read but predicted by its own window alone: so every trained token of a
-    windowed document is still predicted exactly once. Raises DataProblem, naming ``where``, when no trained token is
-    left.
+    Of examples of several texts, each text keeps what fits the context, its last token included, and nothing is
+    windowed. Else windows overlap by one token, which is read but predicted by its own window alone: so every
+    trained token of a windowed document is still predicted exactly once. Raises DataProblem, naming ``where``, when
+    no trained token is left.
     """
-    parts = [_cut_one(corpus, context, overlong) for corpus in corpora]
+    parts = [
+        _cut_one(corpus, context, overlong) if corpus.text is None else _cut_texts(corpus, corpus.text, context)
+        for corpus in corpora
+    ]
     counts = total([c for _, c in parts])
     if counts.trained == 0:
         long = f", {counts.dropped_overlong:,} longer than the context of {context}" if counts.dropped_overlong else ""
@@ -102,3 +113,34 @@ def _cut_one(corpus: Corpus, context: int, overlong: str) -> tuple[Pieces, Count
         dropped_untrained=int((~keep).sum()),
     )
     return Pieces(corpus, start[keep], length[keep]), counts
+
+
+def _cut_texts(corpus: Corpus, text: np.ndarray, context: int) -> tuple[Pieces, Counts]:
+    """Whole examples, each of their texts shortened to the context from its end on, but for its very last token."""
+    lengths = np.diff(corpus.bound)
+    example = np.repeat(np.arange(len(lengths)), lengths)
+    first = np.flatnonzero(np.diff(text, prepend=-1) | np.diff(example, prepend=-1))  # where a text begins
+    size = np.diff(first, append=len(text))
+    place = np.arange(len(text)) - np.repeat(first, size)
+    last = np.repeat(size, size) - 1
+    kept = (place < context - 1) | (place == last)
+    trained = np.bincount(example, corpus.trained, len(lengths)).astype(np.int64)
+    lengths = np.bincount(example[kept], minlength=len(lengths))
+    shorter = replace(
+        corpus,
+        token=corpus.token[kept],
+        trained=corpus.trained[kept],
+        bound=np.concatenate([[0], np.cumsum(lengths)]),
+        text=text[kept],
+    )
+    whole = trained > 0
+    counts = Counts(
+        documents=len(lengths),
+        tokens=int(lengths[whole].sum()),
+        trained=int(np.bincount(example[kept], shorter.trained, len(lengths))[whole].sum()),
+        pieces=int(whole.sum()),
+        dropped_untrained=int((~whole).sum()),
+        shortened=int((size > context).sum()),
+    )
+    value = None if corpus.value is None else corpus.value[whole]
+    return Pieces(shorter, shorter.bound[:-1][whole], lengths[whole], value), counts

@@ -32,4 +32,6 @@ def subset(corpus: Corpus, limit: int, seed: int) -> Corpus:
         trained=np.concatenate([corpus.trained[span] for span in spans]),
         bound=np.concatenate([[0], np.cumsum([span.stop - span.start for span in spans])]),
         text_bytes=corpus.text_bytes[chosen],
+        text=None if corpus.text is None else np.concatenate([corpus.text[span] for span in spans]),
+        value=None if corpus.value is None else corpus.value[chosen],
     )

@@ -14,6 +14,7 @@ import torch
 from didact.batch import Batch
 from didact.data.pack import best_fit
 from didact.data.pieces import Pieces
+from didact.errors import DataProblem
 
 EPOCH = 1 << 32  # a cursor is epoch * EPOCH + row
 
@@ -38,7 +39,7 @@ class Epoch:
 
 
 class TokenStream:
-    """Packed rows of tokens.
+    """Packed rows of tokens; of examples of several texts, a row each, whose texts are its documents.
 
     ``batch_size`` counts rows of the global batch; process ``rank`` of ``world`` gets every ``world``-th of them.
     """
@@ -56,7 +57,8 @@ class TokenStream:
         world: int = 1,
     ):
         self.parts, self.context, self.batch_size, self.seed = list(parts), context, batch_size, seed
-        self.pack, self.shuffle, self.rank, self.world = pack, shuffle, rank, world
+        self.several = any(part.value is not None for part in parts)
+        self.pack, self.shuffle, self.rank, self.world = pack and not self.several, shuffle, rank, world
         self.length = np.concatenate([part.length for part in parts])
         self.first = np.cumsum([0, *(len(part.length) for part in parts)])
         self.epoch = lru_cache(maxsize=2)(self._epoch)
@@ -106,12 +108,15 @@ class TokenStream:
             )
             for name, fill in empty.items()
         }  # each [B, T]
-        return Batch({**columns, "row": torch.tensor(rows)})
+        value = {"value": torch.tensor([row["value"] for row in filled])} if self.several else {}
+        return Batch({**columns, **value, "row": torch.tensor(rows)})
 
     def _row(self, cursor: int) -> dict[str, np.ndarray]:
         number, row = divmod(cursor, EPOCH)
         epoch = self.epoch(number)
         pieces = epoch.piece[epoch.bound[row] : epoch.bound[row + 1]]
+        if self.several:
+            return self._texts(int(pieces[0]))
         token, trained = zip(*(self._piece(piece) for piece in pieces), strict=True)
         lengths = self.length[pieces]
         return {
@@ -121,11 +126,29 @@ class TokenStream:
             "position": np.concatenate([np.arange(n, dtype=np.int64) for n in lengths]),
         }
 
+    def _texts(self, number: int) -> dict[str, np.ndarray]:
+        """One example of several texts; ``value`` is its number."""
+        pieces, index, where = self._find(number)
+        if pieces.corpus.text is None or pieces.value is None:
+            raise DataProblem("this task mixes examples of one text with examples of several", remedy="use two tasks")
+        text = np.asarray(pieces.corpus.text[where], np.int32)
+        begins = np.flatnonzero(np.diff(text, prepend=-1))
+        return {
+            "token": np.asarray(pieces.corpus.token[where], np.int64),
+            "trained": np.asarray(pieces.corpus.trained[where]),
+            "doc": text,
+            "position": np.arange(len(text)) - np.repeat(begins, np.diff(begins, append=len(text))),
+            "value": pieces.value[index],
+        }
+
     def _piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
-        part = int(np.searchsorted(self.first, number, side="right")) - 1
-        pieces, index = self.parts[part], number - self.first[part]
-        where = slice(pieces.start[index], pieces.start[index] + pieces.length[index])
+        pieces, _, where = self._find(number)
         return pieces.corpus.token[where], pieces.corpus.trained[where]
+
+    def _find(self, number: int) -> tuple[Pieces, int, slice]:
+        part = int(np.searchsorted(self.first, number, side="right")) - 1
+        pieces, index = self.parts[part], int(number - self.first[part])
+        return pieces, index, slice(pieces.start[index], pieces.start[index] + pieces.length[index])
 
 
 def _passes(count: int, weight: float, rng: np.random.Generator) -> np.ndarray:

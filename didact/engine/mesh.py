@@ -6,7 +6,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
@@ -82,6 +82,10 @@ class Mesh:
             for name, value in net.state_dict().items()
         }
 
+    def everyone(self, rows: Tensor) -> Tensor:
+        """The rows [N, ...] of every process, [size * N, ...], this one's first; gradients go back to their owners."""
+        return rows if self.size == 1 else Everyone.apply(rows, self.rank, self.size)
+
     def shard(self, model: nn.Module, layers: nn.ModuleList, dtype: torch.dtype) -> None:
         """Shards a model's parameters over the processes, layer by layer (FSDP2).
 
@@ -96,7 +100,8 @@ class Mesh:
         for layer in layers:
             fully_shard(layer, mesh=self.ranks, mp_policy=policy)
         fully_shard(model, mesh=self.ranks, mp_policy=policy)
-        register_fsdp_forward_method(model, "hidden")
+        for method in ("hidden", "head"):
+            register_fsdp_forward_method(model, method)
 
     def reshard(self, model: nn.Module) -> None:
         """Lets go of what a forward without a backward leaves whole; until then these parameters are no shards."""
@@ -125,3 +130,23 @@ def _settle() -> None:
     measured): what had ended well, or with a code of its own, would seem to have been killed.
     """
     time.sleep(SETTLE)
+
+
+class Everyone(torch.autograd.Function):
+    """Rows of all processes, rotated so that one's own come first; backward adds what all of them ask of a row."""
+
+    @staticmethod
+    def forward(ctx: Any, rows: Tensor, rank: int, size: int) -> Tensor:
+        """rows [N, ...] -> [size * N, ...]."""
+        ctx.rank, ctx.size = rank, size
+        everyone = [torch.empty_like(rows) for _ in range(size)]
+        dist.all_gather(everyone, rows.contiguous())
+        return torch.cat([*everyone[rank:], *everyone[:rank]])
+
+    @staticmethod
+    def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
+        """The sum over processes of the gradients for this one's rows."""
+        parts = grad_outputs[0].chunk(ctx.size)
+        straight = torch.stack([*parts[ctx.size - ctx.rank :], *parts[: ctx.size - ctx.rank]])  # by rank
+        dist.all_reduce(straight)
+        return straight[ctx.rank], None, None

@@ -2,12 +2,55 @@
 
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator, model_validator
 
 from didact.model.settings import Tune
 from didact.settings import Settings
 
 Beta = Annotated[float, Field(strict=True, ge=0, lt=1)]
+Share = Annotated[float, Field(ge=0, le=1)]
+Weight = Annotated[float, Field(ge=0)]
+
+
+class Turn(Settings):
+    """When a task of a mixture is trained and how much it counts: phases, shares and ramps are these four numbers.
+
+    A task takes part in the steps of its ``phase`` (shares of the stage), of these in every ``every``-th from the
+    ``offset``-th on. ``weight`` multiplies its loss; a pair goes in a straight line from the first to the second over
+    the phase.
+    """
+
+    weight: float | tuple[Weight, Weight] = Field(default=1.0)
+    phase: tuple[Share, Share] = (0.0, 1.0)
+    every: int = Field(default=1, gt=0)
+    offset: int = Field(default=0, ge=0)
+
+    @field_validator("weight")
+    @classmethod
+    def counts(cls, value: float | tuple[float, float]) -> float | tuple[float, float]:
+        """A task that never counts is a mistake."""
+        if max(value if isinstance(value, tuple) else (value,)) <= 0:
+            raise ValueError("a task's weight must be above zero")
+        return value
+
+    @model_validator(mode="after")
+    def lasts(self) -> "Turn":
+        """A phase has a length, and its turn comes."""
+        if self.phase[0] >= self.phase[1]:
+            raise ValueError(f"the phase must end after it begins, got {list(self.phase)}")
+        if self.offset >= self.every:
+            raise ValueError(f"offset {self.offset} is never reached; it must be less than every ({self.every})")
+        return self
+
+    def at(self, step: int, steps: int) -> float:
+        """The weight in a step (from 0) of ``steps``; 0 where it is not this task's turn."""
+        begin, end = (round(share * steps) for share in self.phase)
+        if not begin <= step < end or (step - begin) % self.every != self.offset:
+            return 0.0
+        if not isinstance(self.weight, tuple):
+            return self.weight
+        done = (step - begin) / max(end - begin - 1, 1)
+        return self.weight[0] + done * (self.weight[1] - self.weight[0])
 
 
 class Training(Settings):

@@ -20,7 +20,7 @@ from didact.engine.optimizer import Optimizer
 from didact.engine.precision import compiled, pick_dtype
 from didact.engine.progress import Progress
 from didact.engine.schedule import scale
-from didact.engine.settings import Training
+from didact.engine.settings import Training, Turn
 from didact.engine.step import Interrupted, Step, Task, take_step
 from didact.engine.stop import StopFlag, Stopped, held
 from didact.errors import Diverged, Preempted, ResourceProblem, UsageProblem
@@ -33,12 +33,12 @@ SLOW = 5.0  # seconds a step may last before several processes agree midway on w
 
 @dataclass(frozen=True)
 class Source:
-    """A task before it is started: its data, its objective, and how much its loss counts."""
+    """A task before it is started: its data, its objective, and when and how much its loss counts."""
 
     name: str
     objective: Objective
     stream: Stream
-    weight: float = 1.0
+    turn: Turn = field(default_factory=Turn)
 
 
 @dataclass
@@ -99,6 +99,7 @@ class Loop:
     ):
         self.model, self.sources, self.settings, self.steps = model, sources, settings, steps
         self.folder, self.mesh, self.say, self.name = folder, mesh, say, name
+        model.everyone = mesh.everyone
         self.optimizer = Optimizer(model, settings, model.outer())
         self.watch = Watch()
         # The meter counts the tokens of all processes, and holds one against its share of the work.
@@ -111,6 +112,7 @@ class Loop:
 
     def run(self) -> Trained:
         """Trains from wherever the last run stopped. Raises Preempted (saved), Diverged, ResourceProblem."""
+        self._check_turns()
         self._restore()
         compiled(self.model, self.settings, self.steps)
         probe(self.model, self.sources, self.settings, self.mesh, self.micro)
@@ -119,8 +121,9 @@ class Loop:
         with held() as stop, self._metrics() as metrics, self._progress() as progress:
             tasks = self._tasks()
             while self.place.step < self.steps:
-                step = self._gradient(tasks, stop)
-                norm, rate, rolled_back = self._update(step, step.total(tasks))
+                due = self._due(tasks)
+                step = self._gradient(due, stop)
+                norm, rate, rolled_back = self._update(step, step.total(due))
                 if rolled_back:
                     tasks = self._tasks()
                     self._forget(metrics)
@@ -140,7 +143,7 @@ class Loop:
     def _gradient(self, tasks: Sequence[Task], stop: StopFlag) -> Step:
         """The step's gradient; all randomness outside of objectives (dropout) is a function of the step too."""
         torch.manual_seed(mix(self.settings.seed, self.place.step, self.mesh.rank))
-        rng = Rng(self.settings.seed, self.place.step)
+        rng = Rng(self.settings.seed, self.place.step, self.place.step / self.steps)
         try:
             return take_step(self.model, tasks, self.mesh, rng, self.micro, self._leaving(stop))
         except Interrupted:
@@ -155,7 +158,7 @@ class Loop:
         )
         for line in lines:
             self.say(line)
-        self.place.cursors = step.cursors
+        self.place.cursors |= step.cursors
         self.place.loss = loss
         if verdict is Verdict.ROLLBACK and self._roll_back(step):
             return norm, rate, True
@@ -178,7 +181,7 @@ class Loop:
         if newest is None:
             return False
         self._load(newest)
-        self.place.cursors = step.cursors
+        self.place.cursors |= step.cursors
         self.watch.broken, self.watch.spikes = [], 0  # where the checkpoint was saved among them
         self.meter.steps = self.place.step
         self.optimizer.zero()
@@ -187,9 +190,22 @@ class Loop:
 
     def _tasks(self) -> list[Task]:
         return [
-            Task(source.name, source.objective, source.stream.start(self.place.cursors[source.name]), source.weight)
+            Task(source.name, source.objective, source.stream.start(self.place.cursors[source.name]))
             for source in self.sources
         ]
+
+    def _due(self, tasks: Sequence[Task]) -> list[Task]:
+        """The tasks whose turn the next step is, as they count in it."""
+        pairs = zip(self.sources, tasks, strict=True)
+        weighed = [(task, source.turn.at(self.place.step, self.steps)) for source, task in pairs]
+        return [replace(task, weight=weight) for task, weight in weighed if weight > 0]
+
+    def _check_turns(self) -> None:
+        """Raises UsageProblem for a step that is no task's turn."""
+        for step in range(self.steps):
+            if not any(source.turn.at(step, self.steps) for source in self.sources):
+                what = f"step {step + 1} of {self.steps} is no task's turn"
+                raise UsageProblem(what, where=self.name, remedy="let the tasks' phase and every cover all steps")
 
     def _leaving(self, stop: StopFlag) -> Callable[[], bool]:
         """Whether to leave a step midway. Several processes must agree on it, a message worth sending in slow steps."""

@@ -89,6 +89,26 @@ def extend(model: PreTrainedModel, start: int, rows: Tensor, head_rows: Tensor) 
     model.config.get_text_config().vocab_size = size
 
 
+def fit(model: PreTrainedModel, size: int) -> None:
+    """Lengthens the embedding table and the head to ``size`` rows, in place; new rows are the mean of the old ones."""
+    table: Any = model.get_input_embeddings()
+    count = table.weight.shape[0]
+    if size <= count:
+        return
+    with torch.no_grad():
+        means = [weight.float().mean(0) for weight in _tables(model)]
+        model.resize_token_embeddings(size, mean_resizing=False)
+        for weight, mean in zip(_tables(model), means, strict=True):
+            weight[count:] = mean.to(weight.dtype)
+
+
+def _tables(model: PreTrainedModel) -> list[Tensor]:
+    """The embedding table and, where it is another one, the head."""
+    table: Any = model.get_input_embeddings()
+    head: Any = model.get_output_embeddings()
+    return [table.weight] if head is None or head.weight is table.weight else [table.weight, head.weight]
+
+
 def _like(table: nn.Embedding, rows: Tensor) -> nn.Embedding:
     """A table of the same class with other rows: subclasses that scale keep their scale."""
     new = copy.copy(table)

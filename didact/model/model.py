@@ -1,5 +1,6 @@
 """A transformers model as objectives and samplers see it: hidden states, and log-probabilities where they count."""
 
+from collections.abc import Callable, Mapping
 from typing import Any, cast
 
 import torch
@@ -17,6 +18,27 @@ class Model(nn.Module):
     def __init__(self, net: PreTrainedModel):
         super().__init__()
         self.net = net
+        self.heads = nn.ModuleDict()  # an objective's own, by name; saved beside the network
+        self.everyone: Callable[[Tensor], Tensor] = _mine  # what gathers rows over processes; the engine sets it
+
+    def add_heads(self, outputs: Mapping[str, int]) -> None:
+        """Gives the model the linear heads it lacks, zero at first, in fp32."""
+        body: Any = self.net.config.get_text_config()
+        for name, count in outputs.items():
+            if name not in self.heads:
+                linear = nn.Linear(body.hidden_size, count)
+                for weight in linear.parameters():
+                    nn.init.zeros_(weight)
+                self.heads[name] = linear
+
+    def head(self, name: str, hidden: Tensor) -> Tensor:
+        """What the head ``name`` makes of hidden states [..., D]: fp32 [..., outputs]."""
+        linear = cast(nn.Linear, self.heads[name])
+        return nn.functional.linear(hidden.float(), linear.weight.float(), linear.bias.float())
+
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows [N, ...] of all processes, this one's first; gradients flow back to their owners."""
+        return self.everyone(rows)
 
     @property
     def body(self) -> nn.Module:
@@ -33,17 +55,22 @@ class Model(nn.Module):
         """Parameters of the embeddings and the head: what Muon leaves to AdamW."""
         tables = [module for module in self.net.modules() if isinstance(module, nn.Embedding)]
         head = cast(nn.Module, self.net.get_output_embeddings())
-        return list({id(p): p for module in (*tables, head) for p in module.parameters()}.values())
+        return list({id(p): p for module in (*tables, head, self.heads) for p in module.parameters()}.values())
+
+    @property
+    def served(self) -> dict[str, Any]:
+        """How the model is to be read, as its objectives say; kept in its ``config.json`` under ``didact``."""
+        return dict(getattr(self.net.config, "didact", None) or {})
+
+    @served.setter
+    def served(self, value: Mapping[str, Any]) -> None:
+        if value != self.served:
+            self.net.config.didact = dict(value)
 
     @property
     def bidirectional_prompt(self) -> bool:
-        """Whether the model was trained to read a prompt in both directions; kept in its ``config.json``."""
-        return getattr(self.net.config, "bidirectional_prompt", False)
-
-    @bidirectional_prompt.setter
-    def bidirectional_prompt(self, value: bool) -> None:
-        if value != self.bidirectional_prompt:
-            self.net.config.bidirectional_prompt = value
+        """Whether the model was trained to read a prompt in both directions."""
+        return bool(self.served.get("bidirectional_prompt"))
 
     def hidden(self, batch: Batch) -> Tensor:
         """Last hidden states [B, T, D]; who sees whom is ``batch.doc`` and ``batch.reach``."""
@@ -98,3 +125,8 @@ class Model(nn.Module):
                 f"(log-probabilities differ by {error:.2g})",
                 remedy="choose another base model",
             )
+
+
+def _mine(rows: Tensor) -> Tensor:
+    """The rows of all processes where there is but this one."""
+    return rows

@@ -21,7 +21,7 @@ def resolve(name: str, options: Mapping[str, Any]) -> Objective:
         raise UsageProblem(
             f"unknown objective {name!r}", remedy=f"did you mean {near[0]!r}?" if near else f"known: {', '.join(NAMES)}"
         )
-    known = [field.name for field in fields(kind)]
+    known = [field.name for field in fields(kind) if field.name != "vocabulary"]
     for option in options:
         if option not in known:
             raise UsageProblem(

@@ -6,13 +6,14 @@ with its weights and divided by the sum of the weights of the whole step, over a
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import ClassVar, Protocol
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar, Protocol, Self
 
 from torch import Tensor
 
 from didact.batch import Batch
 from didact.rng import Rng
+from didact.vocabulary import NONE, Vocabulary
 
 
 class LanguageModel(Protocol):
@@ -26,16 +27,39 @@ class LanguageModel(Protocol):
         """Log-probability of ``target`` where ``where`` is not zero, 0 elsewhere; fp32 [B, T]."""
         ...
 
+    def gather(self, rows: Tensor) -> Tensor:
+        """The rows of all processes, [processes * N, ...], this one's first; gradients flow back to their owners."""
+        ...
+
+    def head(self, name: str, hidden: Tensor) -> Tensor:
+        """What the objective's own head ``name`` makes of hidden states [..., D]: fp32 [..., outputs]."""
+        ...
+
 
 @dataclass(frozen=True)
 class Objective:
     """The base of every objective.
 
-    ``bidirectional_prompt`` says that a model trained so reads the opening of a document, up to its first trained
-    token, in both directions; its checkpoint tells the sampler.
+    ``needs_mask``: the tokenizer must have a mask token; one is added where it has none. ``heads``: linear heads of its
+    own, by name, with their number of outputs; they are saved beside the model.
     """
 
-    bidirectional_prompt: ClassVar[bool] = False
+    needs_mask: ClassVar[bool] = False
+    heads: ClassVar[Mapping[str, int]] = {}
+
+    vocabulary: Vocabulary = field(default=NONE, kw_only=True, repr=False, compare=False)
+
+    def bind(self, vocabulary: Vocabulary) -> Self:
+        """The same objective, told of the tokens it is to learn."""
+        return replace(self, vocabulary=vocabulary)
+
+    def served(self) -> dict[str, Any]:
+        """How a model trained so is to be read, written into its ``config.json`` (under ``didact``).
+
+        ``bidirectional_prompt``: true says that the opening of a document, up to its first trained token, is read in
+        both directions.
+        """
+        return {}
 
     def prepare(self, model: LanguageModel, batch: Batch, rng: Rng) -> Batch:
         """Adds what ``loss`` needs, above all ``batch.weight``, one tensor a term."""

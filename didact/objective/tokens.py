@@ -6,6 +6,7 @@ document, or an assistant's words and the end of its turn.
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -66,7 +67,9 @@ class Causal(Objective):
 class Prefix(Causal):
     """As ``Causal``, but the prompt is read in both directions (prefix-LM; Raffel et al. 2020, section 3.2.1)."""
 
-    bidirectional_prompt = True
+    def served(self) -> dict[str, Any]:
+        """The prompt is read in both directions."""
+        return {"bidirectional_prompt": True}
 
     def reach(self, batch: Batch) -> Tensor:
         """The prompt sees all of itself."""

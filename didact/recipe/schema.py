@@ -23,7 +23,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from didact.data.settings import Data
-from didact.engine.settings import Training
+from didact.engine.settings import Training, Turn
 from didact.model.settings import Scratch
 from didact.settings import Settings
 
@@ -75,13 +75,12 @@ class ObjectiveSpec(Settings):
         return value
 
 
-class TaskSpec(Settings):
-    """One part of a mixture: data, objective and how much its loss counts."""
+class TaskSpec(Turn):
+    """One part of a mixture: data, objective, when it is trained and how much its loss counts."""
 
     data: Data
     objective: ObjectiveSpec
     name: Name = Field(default_factory=lambda given: given["objective"].name.rpartition(":")[2])
-    weight: float = Field(default=1.0, gt=0)
 
 
 class Stage(Settings):
@@ -156,6 +155,8 @@ class Taught(Stage):
         for i, name in enumerate(names):
             if name in names[:i]:
                 raise misplaced(f"two tasks are named {name!r}; give one a 'name' of its own", "tasks", i)
+        if self.tasks and not any(task.phase[1] == 1 for task in self.tasks):
+            raise misplaced("no task's phase lasts to the end of the stage", "tasks")
         return self
 
     @property

@@ -21,6 +21,7 @@ from didact.engine.precision import pick_dtype
 from didact.engine.train import Loop, Place, Source, length
 from didact.errors import DataProblem, UsageProblem
 from didact.model import attention
+from didact.model.extend import fit
 from didact.model.load import load
 from didact.model.model import Model
 from didact.model.save import save_model
@@ -97,13 +98,15 @@ def tokenizer(stage: Tokenizer, ground: Ground, folder: StageFolder) -> Artifact
 def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     """Trains the model on the stage's tasks and saves it as a standard checkpoint folder."""
     began = time.monotonic()
-    tokenizer = ground.tokens()
-    model, tuned = _prepared(stage, ground, tokenizer)
+    objectives = bound(stage, ground.tokens())
+    tokenizer = _tokenizer(ground, objectives)
+    model, tuned = _prepared(stage, ground, tokenizer, objectives)
     renderer = Renderer(tokenizer, endings(model.net))  # after tuning, which may have added tokens
-    sources, counts, steps = _sources(stage, ground, renderer)
+    objectives = bound(stage, tokenizer)
+    sources, counts, steps = _sources(stage, ground, renderer, objectives)
     heldout = _parts(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = _held_out(model, stage, heldout, ground, folder, Place())
-    model.bidirectional_prompt = any(source.objective.bidirectional_prompt for source in sources)
+    model.served = {name: value for source in sources for name, value in source.objective.served().items()}
     said: list[str] = []
     loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, both(ground.say, said.append), stage.name)
     done = loop.run()
@@ -157,7 +160,21 @@ def evaluate_stage(stage: Evaluate, ground: Ground, folder: StageFolder) -> Arti
     return Artifact(facts=facts)
 
 
-def _prepared(stage: Learning, ground: Ground, tokenizer: PreTrainedTokenizerFast) -> tuple[Model, Tuned]:
+def bound(stage: Learning, tokenizer: PreTrainedTokenizerFast) -> list[Objective]:
+    """The objectives of the stage's tasks, told of the tokens they are to learn."""
+    known = tokenizers.vocabulary(tokenizer)
+    return [resolve(task.objective.name, task.objective.options).bind(known) for task in stage.task_list]
+
+
+def _tokenizer(ground: Ground, objectives: Sequence[Objective]) -> PreTrainedTokenizerFast:
+    """The tokenizer in force, with a mask token where one is needed."""
+    tokenizer = ground.tokens()
+    return tokenizers.with_mask(tokenizer) if any(objective.needs_mask for objective in objectives) else tokenizer
+
+
+def _prepared(
+    stage: Learning, ground: Ground, tokenizer: PreTrainedTokenizerFast, objectives: Sequence[Objective]
+) -> tuple[Model, Tuned]:
     """The model in its training type, tuned, sharded, in training mode."""
     mesh = ground.mesh
     dtype = pick_dtype(stage.precision, mesh.device)
@@ -165,7 +182,10 @@ def _prepared(stage: Learning, ground: Ground, tokenizer: PreTrainedTokenizerFas
     net, tuned = _net(stage, ground, tokenizer, stored)
     if stage.activation_checkpointing:
         net.gradient_checkpointing_enable({"use_reentrant": False})
-    model = Model(net).to(mesh.device)
+    model = Model(net)
+    for objective in objectives:
+        model.add_heads(objective.heads)
+    model.to(mesh.device)
     model.check()
     model.train()
     mesh.shard(model, model.layers, dtype)
@@ -182,7 +202,7 @@ def _net(
     attention.register()
     if ground.model is not None:
         net = load(ground.model, dtype)
-        check_vocabulary(net, tokenizer, ground.model)
+        check_vocabulary(net, ground.tokens(), ground.model)
     else:
         assert ground.scratch is not None
         net = build(ground.scratch, tokenizer, stage.context, stage.seed, dtype)
@@ -192,6 +212,7 @@ def _net(
             where=stage.name,
             remedy=f"set context to {positions(net)} or less",
         )
+    fit(net, max(tokenizer.get_vocab().values()) + 1)  # for a mask token, which the tokenizer may have been given
     return net, apply(net, stage.tune, tokenizer, stage.seed)
 
 
@@ -245,10 +266,10 @@ def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, fol
         state = ground.mesh.gathered(net)
         if ground.mesh.main:
             dtype = pick_dtype(stage.precision, ground.mesh.device)
-            tokenizer = ground.tokens()
+            tokenizer = _tokenizer(ground, bound(stage, ground.tokens()))
             net = _net(stage, ground, tokenizer, dtype)[0]
             net.load_state_dict({name: value.to(dtype) for name, value in state.items()})
-            Model(net).bidirectional_prompt = model.bidirectional_prompt
+            Model(net).served = model.served
     if ground.mesh.main:
         template = renderer.template if isinstance(renderer.template, str) else None
         extra = {"recipe.yaml": ground.recipe}
@@ -256,11 +277,15 @@ def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, fol
     ground.mesh.barrier()
 
 
-def _sources(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[list[Source], Counts, int]:
+def _sources(
+    stage: Learning, ground: Ground, renderer: Renderer, objectives: Sequence[Objective]
+) -> tuple[list[Source], Counts, int]:
     """The tasks' streams; the stage is as long as its first task's data says."""
     sources, all_counts, steps = [], [], 0
-    for task in stage.task_list:
-        parts, counts = _parts(task.data, ground, renderer, stage.seed, stage.context, overlong=stage.overlong)
+    for task, objective in zip(stage.task_list, objectives, strict=True):
+        prompts = objective.served().get("embedding", {}).get("prompts", {})
+        reading = Renderer(renderer.tokenizer, prompts=prompts) if prompts else renderer
+        parts, counts = _parts(task.data, ground, reading, stage.seed, stage.context, overlong=stage.overlong)
         stream = TokenStream(
             parts,
             stage.context,
@@ -274,7 +299,7 @@ def _sources(stage: Learning, ground: Ground, renderer: Renderer) -> tuple[list[
         for line in counts.lines():
             ground.say(f"{stage.name}: {line}")
         steps = steps or length(stage, stream)
-        sources.append(Source(task.name, resolve(task.objective.name, task.objective.options), stream, task.weight))
+        sources.append(Source(task.name, objective, stream, task))
         all_counts.append(counts)
     return sources, total(all_counts), steps
 

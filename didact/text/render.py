@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -24,10 +24,11 @@ Tools = Sequence[Mapping[str, Any]] | None
 
 @dataclass(frozen=True)
 class Rendered:
-    """Token ids, and for each whether it is to be predicted."""
+    """Token ids, and for each whether it is to be predicted; of several texts, also which one it belongs to."""
 
     tokens: list[int]
     trained: list[bool]
+    texts: list[int] = field(default_factory=list)
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,8 @@ class Renderer:
     ``template`` is the chat template, to be saved with the model; ``template_origin`` says whose it is.
     ``generation_eos`` are further ids that end a generation (``generation_config.json``); ``values`` are variables of
     the template, such as ``{"enable_thinking": False}`` or a fixed ``{"date_string": "26 Jul 2024"}`` for templates
-    that would else write today's. Raises DataProblem for a tokenizer with nothing to end a text.
+    that would else write today's; ``prompts`` are what stands before a text to be embedded, by its role (``query``,
+    ``document``). Raises DataProblem for a tokenizer with nothing to end a text.
     """
 
     def __init__(
@@ -53,10 +55,12 @@ class Renderer:
         tokenizer: PreTrainedTokenizerFast,
         generation_eos: Iterable[int] = (),
         values: Mapping[str, Any] | None = None,
+        prompts: Mapping[str, str] | None = None,
     ):
-        self.tokenizer = tokenizer
+        self.tokenizer, self.prompts = tokenizer, dict(prompts or {})
         self._generation_eos = tuple(generation_eos)
         self._opening, closing = self._wrapping()
+        self._closing_ids = closing
         ends = [tokenizer.eos_token_id, *reversed(closing), tokenizer.sep_token_id]
         self._eos: int = next((end for end in ends if end is not None), -1)
         if self._eos < 0:
@@ -91,6 +95,19 @@ class Renderer:
         body = ids[size:] if size and ids[:size] == self._opening else ids
         body = body if body[-1:] == [self._eos] else [*body, self._eos]
         return Rendered([*self._opening, *body], [False] * size + [True] * len(body))
+
+    def embedded(self, text: str, role: str) -> Rendered:
+        """A text to be embedded: what the tokenizer opens texts with, its role's prompt, the text, what closes it.
+
+        Marked is what is pooled: all but the prompt and, where there is one, the opening before it.
+        """
+        prompt = self.prompts.get(role, "")
+        read, said = self._ids(prompt) if prompt else [], self._ids(text)
+        said = [*said, *(self._closing_ids or [self._eos])]
+        opening = len(self._opening)
+        return Rendered(
+            [*self._opening, *read, *said], [not prompt] * opening + [False] * len(read) + [True] * len(said)
+        )
 
     def completion(self, prompt: str, completion: str) -> Rendered:
         """A prompt as serving encodes it, then what follows: trained, and ended with EOS.
@@ -200,7 +217,7 @@ class Renderer:
         backend = orjson.loads(self.tokenizer.backend_tokenizer.to_str())
         content = {name: part for name, part in backend.items() if name not in ("truncation", "padding")}
         settings = [VERSION, self.template, self._opening, self._eos, self.stops, self.tokenizer.special_tokens_map]
-        parts = [content, *settings, dict(self._template.values)]
+        parts = [content, *settings, dict(self._template.values), *([self.prompts] if self.prompts else [])]
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     @cached_property

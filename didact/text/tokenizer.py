@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import orjson
+import torch
 from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from didact.errors import DataProblem, ResourceProblem, UsageProblem
 from didact.text.template import CHATML
+from didact.vocabulary import Vocabulary
 
 END_OF_TEXT, START_OF_TURN, END_OF_TURN = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
+MASK = "<|mask|>"
 SPECIALS = (END_OF_TEXT, START_OF_TURN, END_OF_TURN)
 BYTES = 256
+SPACES = "\u0120\u010a\u0109\u010d\u2581"  # how byte-level vocabularies and SentencePiece write white space
 
 # What llama.cpp calls this split. Its converter knows splits by hashing the ids of a test text, which a new
 # vocabulary changes, so an export writes the name into tokenizer.ggml.pre itself.
@@ -193,6 +197,32 @@ def _some(texts: Iterable[str]) -> Iterator[str]:
         yield text
     if silent:
         raise DataProblem("no text to train a tokenizer on", remedy="give at least one document with text")
+
+
+def with_mask(tokenizer: PreTrainedTokenizerFast) -> PreTrainedTokenizerFast:
+    """The same tokenizer, given the mask token ``<|mask|>`` where it has none of its own."""
+    if tokenizer.mask_token_id is None:
+        tokenizer.add_special_tokens({"mask_token": MASK})
+    return tokenizer
+
+
+def vocabulary(tokenizer: PreTrainedTokenizerFast) -> Vocabulary:
+    """What an objective may know of the tokens.
+
+    A word begins at a token with a space before it, at one that is no letter or digit, and in WordPiece at every one
+    without ``##``.
+    """
+    size = max(tokenizer.get_vocab().values()) + 1
+    special, begins = torch.zeros(size, dtype=torch.bool), torch.ones(size, dtype=torch.bool)
+    special[torch.tensor(sorted({*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}), dtype=torch.int64)] = (
+        True
+    )
+    wordpiece = any(token.startswith("##") for token in tokenizer.get_vocab())
+    for token, number in tokenizer.get_vocab().items():
+        goes_on = token.startswith("##") if wordpiece else token[:1].isalnum() and token[0] not in SPACES
+        begins[number] = bool(special[number]) or not goes_on
+    mask = -1 if tokenizer.mask_token_id is None else int(tokenizer.mask_token_id)
+    return Vocabulary(size, mask, special, begins)
 
 
 def save(

@@ -61,7 +61,7 @@ def test_overfits_fifty_examples(objective):
 @each
 def test_sampled_as_trained(objective):
     model = toy_model()
-    model.bidirectional_prompt = objective.bidirectional_prompt
+    model.served = objective.served()
     prompts = [[5, 6, 7], [8] * 20, [9, 10]]
     outs = Sampler(model, str, [1], slots=2).generate(prompts, Sampling(max_new_tokens=12, temperature=1.0, top_p=1.0))
     for prompt, out in zip(prompts, outs, strict=True):

@@ -26,7 +26,7 @@ from didact.batch import Batch
 from didact.engine import meter, supervise
 from didact.engine.evaluate import evaluate
 from didact.engine.mesh import join
-from didact.engine.settings import Training
+from didact.engine.settings import Training, Turn
 from didact.engine.stop import SIGNALS, listening
 from didact.engine.train import Loop, Source
 from didact.errors import Problem
@@ -83,7 +83,7 @@ def train(job: dict[str, Any], folder: Path) -> None:
     object.__setattr__(causal, "rows", tuple(job.get("poison", ())))
     place = {"rank": mesh.rank, "world": mesh.size}
     streams = [toy_stream(batch_size=settings.batch_size, seed=i, documents=24, **place) for i in range(2)]
-    sources = [Source("causal", causal, streams[0]), Source("prefix", Prefix(), streams[1], 0.3)]
+    sources = [Source("causal", causal, streams[0]), Source("prefix", Prefix(), streams[1], Turn(weight=0.3))]
     wait = job.get("wait", 0.0)
 
     def say(line: str) -> None:

@@ -180,7 +180,7 @@ def test_gradients_flow_after_sampling():
 
 def test_a_prefix_models_opening_is_read_in_both_directions_and_the_answers_after_it_are_not():
     net = model()
-    net.bidirectional_prompt = True
+    net.served = Prefix().served()
     prompt, opening = [5, 6, 7, 8, 9, 10], 4
     beside = ([11, 12, 13], 3)  # packed in the same row of the prefill
     outs = Sampler(net, letters, [1]).generate([beside[0], prompt], WARM, [beside[1], opening])

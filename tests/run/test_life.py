@@ -279,6 +279,6 @@ def test_a_run_can_be_the_base_of_another(world):
 def test_a_checkpoint_says_how_its_prompts_are_read(world):
     world.run("finetune.objective=prefix")
     folder = world.stages("finetune")[0] / "model"
-    assert json.loads((folder / "config.json").read_text())["bidirectional_prompt"] is True
+    assert json.loads((folder / "config.json").read_text())["didact"] == {"bidirectional_prompt": True}
     assert open_model(str(folder), "cpu", print).model.bidirectional_prompt
-    assert "bidirectional_prompt" not in (world.stages("pretrain")[0] / "model" / "config.json").read_text()
+    assert "didact" not in json.loads((world.stages("pretrain")[0] / "model" / "config.json").read_text())
