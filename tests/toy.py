@@ -9,8 +9,15 @@ from didact.data.pieces import Pieces, cut
 from didact.data.stream import TokenStream
 from didact.model import attention
 from didact.model.model import Model
+from didact.vocabulary import Vocabulary
 
-VOCABULARY = 61
+VOCABULARY = 61  # ids 0 and 1 are special: documents and the draws of objectives are of the others
+
+
+def toy_vocabulary() -> Vocabulary:
+    """Id 1 masks; every third id goes on with the word before it."""
+    index = torch.arange(VOCABULARY)
+    return Vocabulary(VOCABULARY, 1, index < 2, index % 3 != 0)
 
 
 def toy_model(seed: int = 0, dtype: torch.dtype = torch.float32, **fields) -> Model:

@@ -3,7 +3,8 @@
 The tests hold them against every objective at toy size; ``didact doctor`` against the user's own model and data.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from didact.batch import Batch
 from didact.engine.mesh import Mesh
 from didact.engine.step import Task, take_step
 from didact.model.model import Model
-from didact.objective.base import Objective
+from didact.objective.base import LanguageModel, Objective
 from didact.rng import Rng
 
 
@@ -49,11 +50,52 @@ def micro_batches(model: Model, objective: Objective, batch: Batch) -> float:
     return distance(step_gradient(model, objective, batch, batch.size), step_gradient(model, objective, batch, 1))
 
 
-def packing(model: Model, objective: Objective, packed: Batch, alone: Batch) -> float:
-    """Law 2: the gradient of packed rows against one document a row."""
-    return distance(
-        step_gradient(model, objective, packed, packed.size), step_gradient(model, objective, alone, alone.size)
+@dataclass(frozen=True)
+class Prepared(Objective):
+    """An objective whose batches are prepared already: everything it draws is drawn."""
+
+    made: Objective
+
+    def prepare(self, model: LanguageModel, batch: Batch, rng: Rng) -> Batch:
+        """The batch as it is."""
+        return batch
+
+    def loss(self, model: LanguageModel, batch: Batch) -> Mapping[str, Tensor]:
+        """The objective's own."""
+        return self.made.loss(model, batch)
+
+    def split(self, batch: Batch, rows: int) -> list[Batch]:
+        """The objective's own."""
+        return self.made.split(batch, rows)
+
+
+def packing(model: Model, objective: Objective, packed: Batch) -> float:
+    """Law 2: the gradient of packed rows against one document a row.
+
+    What an objective draws for the packed rows goes with their tokens. One that draws nothing must also find the same
+    in the documents alone.
+    """
+    ready = prepared(model, objective, packed)
+    apart = [(Prepared(objective), ready, unpacked(ready))]
+    if not draws(model, objective, packed):
+        apart.append((objective, packed, unpacked(packed)))
+    return max(
+        distance(step_gradient(model, kind, one, one.size), step_gradient(model, kind, other, other.size))
+        for kind, one, other in apart
     )
+
+
+@torch.no_grad()
+def prepared(model: Model, objective: Objective, batch: Batch, seed: int = 0) -> Batch:
+    """The batch as ``loss`` sees it."""
+    return objective.prepare(model, batch, Rng(seed, 0))
+
+
+def draws(model: Model, objective: Objective, batch: Batch) -> bool:
+    """Whether what an objective prepares depends on its randomness."""
+    one, other = (prepared(model, objective, batch, seed) for seed in (0, 1))
+    pairs = [(one[name], other[name]) for name in one] + [(one.weight[term], other.weight[term]) for term in one.weight]
+    return not all(torch.equal(a, b) for a, b in pairs)
 
 
 def weight_zero(model: Model, objective: Objective, batch: Batch) -> float:
@@ -69,29 +111,28 @@ def weight_zero(model: Model, objective: Objective, batch: Batch) -> float:
 
 
 def unpacked(batch: Batch) -> Batch:
-    """The documents of packed rows, one a row, padded."""
-    pieces = [
-        {name: batch[name][row, span] for name in ("token", "position", "trained")}
-        for row in range(batch.size)
-        for span in _spans(batch["doc"][row])
-    ]
-    width = max(len(piece["token"]) for piece in pieces)
+    """The documents of packed rows, one a row, padded; what was prepared for a token goes with it."""
+    device = batch["doc"].device
+    spans = [(row, span) for row in range(batch.size) for span in _spans(batch["doc"][row])]
+    rows = torch.tensor([row for row, _ in spans], device=device)
+    start = torch.tensor([span.start for _, span in spans], device=device)[:, None]
+    length = torch.tensor([span.stop for _, span in spans], device=device)[:, None] - start
+    index = torch.arange(int(length.max()), device=device).expand(len(spans), -1)
 
-    def column(name: str, fill: int | bool) -> Tensor:
-        return torch.stack(
-            [nn.functional.pad(piece[name], (0, width - len(piece[name])), value=fill) for piece in pieces]
-        )
+    def alone(column: Tensor) -> Tensor:
+        """A row's column goes with each of its documents, a token's with the token."""
+        if column.shape[:2] != batch["doc"].shape:
+            return column[rows]
+        made = column.new_zeros(*index.shape, *column.shape[2:])
+        for number, (row, span) in enumerate(spans):
+            made[number, : span.stop - span.start] = column[row, span]
+        return made
 
-    doc = torch.stack([torch.where(torch.arange(width) < len(piece["token"]), 0, -1) for piece in pieces])
-    return Batch(
-        {
-            "token": column("token", 0),
-            "position": column("position", 0),
-            "trained": column("trained", False),
-            "doc": doc.int(),
-            "row": torch.arange(len(pieces)),
-        }
-    )
+    columns = {name: alone(column) for name, column in batch.items()}
+    columns |= {"doc": torch.where(index < length, 0, -1).int(), "row": torch.arange(len(spans), device=device)}
+    if "reach" in batch:  # an index into the row
+        columns["reach"] = torch.where(index < length, columns["reach"] - start, index)
+    return Batch(columns, {term: alone(weight) for term, weight in batch.weight.items()})
 
 
 def sampled_as_trained(

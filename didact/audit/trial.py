@@ -30,7 +30,6 @@ from didact.model.load import load as load_network
 from didact.model.model import Model
 from didact.model.save import save_model
 from didact.model.settings import Scratch
-from didact.objective import resolve
 from didact.objective.base import Objective
 from didact.recipe import Learning, load
 from didact.recipe.schema import TaskSpec
@@ -38,6 +37,7 @@ from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.folder import run_folder
 from didact.run.life import Life
+from didact.run.stages import bound, tokenizer_for
 from didact.text.render import Renderer
 
 EXAMPLES = 24  # of each source
@@ -146,23 +146,23 @@ class Trial:
 
     def _task(self, name: str, task: TaskSpec, number: int) -> Iterator[Measured]:
         renderer, model = self._model()
-        objective = resolve(task.objective.name, task.objective.options)
+        objective = bound(self.stage, renderer.tokenizer)[number]
         found = self._examples(task.data)
         parts = self._parts(found, renderer, f"{number}")
         packed, loose = (next(self._stream(parts, pack).start(0))[0].to(self.mesh.device) for pack in (True, False))
         model.eval()  # dropout is meant to differ from one cut of a step to the next
         yield Measured(name, "1 any micro-batches", laws.micro_batches(model, objective, packed), self.gradient)
-        alone = laws.unpacked(packed.to("cpu")).to(self.mesh.device)
-        yield Measured(name, "2 packed as unpacked", laws.packing(model, objective, packed, alone), self.gradient)
+        yield Measured(name, "2 packed as unpacked", laws.packing(model, objective, packed), self.gradient)
         yield Measured(name, "3 weight zero is nothing", laws.weight_zero(model, objective, loose), self.gradient)
-        yield Measured(name, "5 sampled as trained", self._sampled(model, objective, renderer, found), self.logprob)
+        if objective.generates:
+            yield Measured(name, "5 sampled as trained", self._sampled(model, objective, renderer, found), self.logprob)
         if any(isinstance(example, Conversation) for example in found):
             yield self._joint(name, renderer, found)
 
     def _model(self) -> tuple[Renderer, Model]:
         """A fresh toy, tuned as the stage says, every trainable number moved: a LoRA's B begins at zero."""
-        tokenizer = self.life.ground().tokens()
-        pattern, stage = self.pattern, self.stage
+        ground, stage, pattern = self.life.ground(), self.stage, self.pattern
+        tokenizer = tokenizer_for(bound(stage, ground.tokens()), ground)
         model = toy_network(pattern.architecture, pattern.fields, stage.tune, tokenizer, CONTEXT, stage.seed)
         generator = torch.Generator().manual_seed(1)
         for weight in model.parameters():
@@ -228,7 +228,7 @@ class Trial:
         for number, task in enumerate(self.stage.task_list):
             parts = self._parts(self._examples(task.data), renderer, f"{number}")
             stream = TokenStream(parts, CONTEXT, 2, self.stage.seed, pack=self.stage.pack, shuffle=self.stage.shuffle)
-            objective = resolve(task.objective.name, task.objective.options)
+            objective = bound(self.stage, renderer.tokenizer)[number]
             sources.append(Source(task.name, objective, stream, task))
         _Silent(model, sources, settings, STEPS, self.folder / "run", self.mesh, _unsaid).run()
         return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}

@@ -41,10 +41,12 @@ class Objective:
     """The base of every objective.
 
     ``needs_mask``: the tokenizer must have a mask token; one is added where it has none. ``heads``: linear heads of its
-    own, by name, with their number of outputs; they are saved beside the model.
+    own, by name, with their number of outputs; they are saved beside the model. ``generates``: what it trains can write
+    left to right, so the sampler's log-probabilities must be those of the training path.
     """
 
     needs_mask: ClassVar[bool] = False
+    generates: ClassVar[bool] = True
     heads: ClassVar[Mapping[str, int]] = {}
 
     vocabulary: Vocabulary = field(default=NONE, kw_only=True, repr=False, compare=False)

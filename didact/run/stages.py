@@ -99,7 +99,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     """Trains the model on the stage's tasks and saves it as a standard checkpoint folder."""
     began = time.monotonic()
     objectives = bound(stage, ground.tokens())
-    tokenizer = _tokenizer(ground, objectives)
+    tokenizer = tokenizer_for(objectives, ground)
     model, tuned = _prepared(stage, ground, tokenizer, objectives)
     renderer = Renderer(tokenizer, endings(model.net))  # after tuning, which may have added tokens
     objectives = bound(stage, tokenizer)
@@ -166,7 +166,7 @@ def bound(stage: Learning, tokenizer: PreTrainedTokenizerFast) -> list[Objective
     return [resolve(task.objective.name, task.objective.options).bind(known) for task in stage.task_list]
 
 
-def _tokenizer(ground: Ground, objectives: Sequence[Objective]) -> PreTrainedTokenizerFast:
+def tokenizer_for(objectives: Sequence[Objective], ground: Ground) -> PreTrainedTokenizerFast:
     """The tokenizer in force, with a mask token where one is needed."""
     tokenizer = ground.tokens()
     return tokenizers.with_mask(tokenizer) if any(objective.needs_mask for objective in objectives) else tokenizer
@@ -266,7 +266,7 @@ def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, fol
         state = ground.mesh.gathered(net)
         if ground.mesh.main:
             dtype = pick_dtype(stage.precision, ground.mesh.device)
-            tokenizer = _tokenizer(ground, bound(stage, ground.tokens()))
+            tokenizer = tokenizer_for(bound(stage, ground.tokens()), ground)
             net = _net(stage, ground, tokenizer, dtype)[0]
             net.load_state_dict({name: value.to(dtype) for name, value in state.items()})
             Model(net).served = model.served
