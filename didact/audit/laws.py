@@ -76,7 +76,7 @@ def packing(model: Model, objective: Objective, packed: Batch) -> float:
     in the documents alone.
     """
     ready = prepared(model, objective, packed)
-    apart = [(Prepared(objective), ready, unpacked(ready))]
+    apart: list[tuple[Objective, Batch, Batch]] = [(Prepared(objective), ready, unpacked(ready))]
     if not draws(model, objective, packed):
         apart.append((objective, packed, unpacked(packed)))
     return max(

@@ -8,9 +8,10 @@ from typing import Any
 
 from didact.errors import UsageProblem
 from didact.objective.base import Objective
+from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 
-NAMES: dict[str, type[Objective]] = {"causal": Causal, "sft": Causal, "prefix": Prefix}
+NAMES: dict[str, type[Objective]] = {"causal": Causal, "sft": Causal, "prefix": Prefix, "masked": Masked}
 
 
 def resolve(name: str, options: Mapping[str, Any]) -> Objective:

@@ -45,6 +45,15 @@ def prefix_reach(batch: Batch) -> Tensor:
     return torch.where((index <= end) & (end < length - 1), end, index)
 
 
+def whole_reach(batch: Batch) -> Tensor:
+    """Every token sees all of its document: reach[q] is the index of the document's last token, [B, T]."""
+    index = causal_reach(batch)
+    last = batch.doc != torch.roll(batch.doc, -1, dims=1)
+    last[:, -1] = True
+    after = torch.where(last, index, index.shape[1]).flip(1)
+    return after.cummin(1).values.flip(1)  # the nearest end at or after each token
+
+
 @dataclass(frozen=True)
 class Causal(Objective):
     """-log p(x[t+1] | x[<=t]), averaged over the trained tokens of the step."""

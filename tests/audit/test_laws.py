@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from didact.audit import laws
+from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 from didact.rng import Rng
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from tests.toy import toy_model, toy_stream, toy_vocabulary
 
-OBJECTIVES = [objective.bind(toy_vocabulary()) for objective in (Causal(), Prefix())]
+OBJECTIVES = [objective.bind(toy_vocabulary()) for objective in (Causal(), Prefix(), Masked())]
 each = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
 speaking = pytest.mark.parametrize(
     "objective", [o for o in OBJECTIVES if o.generates], ids=lambda objective: type(objective).__name__
