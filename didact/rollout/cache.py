@@ -1,6 +1,7 @@
 """The key-value cache of the sampler: one slot a completion, filled from packed prompts, freed in any order."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,7 +16,8 @@ class SlotLayer(CacheLayerMixin):
     """Keys and values of one layer, [slots, K, capacity, hd].
 
     In a prefill a packed row [1, K, N, hd] comes in, is copied to its slots and handed back, so attention inside the
-    row is the training path's. In a decode one token a slot comes in, [slots, K, 1, hd], and the whole cache goes out.
+    row is the training path's. In a decode one token a slot comes in, [slots, K, 1, hd], and the whole cache goes out;
+    behind documents read before, several tokens come for the last slots, and these go out.
     """
 
     def __init__(self, owner: "SlotCache"):
@@ -40,11 +42,19 @@ class SlotLayer(CacheLayerMixin):
                 self.value[slot, :, :length] = value_states[0, :, start : start + length]
             return key_states, value_states
         self._grow()
-        slots, where = self.owner.index, self.owner.length
-        self.key[slots, :, where] = key_states[:, :, 0]
-        self.value[slots, :, where] = value_states[:, :, 0]
-        used = self.owner.used + 1
-        return self.key[:, :, :used], self.value[:, :, :used]
+        first, where, seen = self.owner.first, self.owner.where, self.owner.seen
+        slots = self.owner.index[first:, None]
+        self.key[slots, :, where] = key_states.transpose(1, 2)
+        self.value[slots, :, where] = value_states.transpose(1, 2)
+        return self.key[first:, :, :seen], self.value[first:, :, :seen]
+
+    def put(self, slot: int, key: Tensor, value: Tensor) -> None:
+        """Writes keys and values [K, N, hd] to the beginning of a slot."""
+        if not self.is_initialized:
+            self.lazy_initialization(key[None], value[None])
+        self._grow()
+        self.key[slot, :, : key.shape[1]] = key
+        self.value[slot, :, : value.shape[1]] = value
 
     def _grow(self) -> None:
         slots, capacity = self.owner.slots, self.owner.capacity
@@ -69,6 +79,17 @@ class SlotLayer(CacheLayerMixin):
         return -1
 
 
+@dataclass(frozen=True)
+class Held:
+    """What a slot holds of tokens read before: keys and values [K, N, hd], one a layer."""
+
+    key: tuple[Tensor, ...]
+    value: tuple[Tensor, ...]
+
+    def __len__(self) -> int:
+        return self.key[0].shape[1]
+
+
 class SlotCache(Cache):
     """Slots for up to as many completions as are under way at once."""
 
@@ -76,7 +97,9 @@ class SlotCache(Cache):
         self.filling: list[tuple[int, int, int]] = []  # (slot, start in the packed row, length) during a prefill
         self.length = torch.zeros(0, dtype=torch.int64, device=device)  # tokens held by each slot
         self.index = torch.zeros(0, dtype=torch.int64, device=device)
-        self.used = 0  # the longest slot
+        self.where = self.index[:, None]  # [n, Q]: where in the slots from ``first`` on the next tokens go
+        self.first = 0
+        self.seen = 0  # how much of these slots the next tokens may look at
         self.capacity = 0
         self.stores = [SlotLayer(self) for _ in range(layers)]
         super().__init__(layers=[*self.stores])
@@ -93,9 +116,31 @@ class SlotCache(Cache):
         self.filling = [(first + i, start, n) for i, (start, n) in enumerate(zip(starts, lengths, strict=True))]
         self._set(torch.cat([self.length, self.length.new_tensor(lengths)]))
 
+    def resume(self, documents: Sequence[Held], lengths: Sequence[int]) -> Tensor:
+        """Adds a slot for each document; behind it goes a prompt of the next forward, a row each, padded at its end.
+
+        Returns the places of the prompts' tokens in their slots, [n, Q].
+        """
+        held = self.length.new_tensor([len(document) for document in documents])
+        first, size = self.slots, int(held.max()) + max(lengths)
+        self._set(torch.cat([self.length, held + held.new_tensor(lengths)]), size)
+        self.first, self.seen = first, size
+        self.where = held[:, None] + torch.arange(max(lengths), device=held.device)
+        for layer, store in enumerate(self.stores):
+            for slot, document in enumerate(documents, first):
+                store.put(slot, document.key[layer], document.value[layer])
+        return self.where
+
+    def held(self, slot: int) -> Held:
+        """A copy of what a slot holds."""
+        size = int(self.length[slot])
+        layers = [(store.key[slot, :, :size].clone(), store.value[slot, :, :size].clone()) for store in self.stores]
+        return Held(*zip(*layers, strict=True))
+
     def filled(self) -> None:
         """Ends the prefill."""
         self.filling = []
+        self._set(self.length)
 
     def advance(self) -> None:
         """Counts the token that every slot has just received."""
@@ -110,12 +155,14 @@ class SlotCache(Cache):
             self.length[slot] = self.length[last]
         self._set(self.length[:last].clone())
 
-    def _set(self, length: Tensor) -> None:
+    def _set(self, length: Tensor, size: int = 0) -> None:
+        """The lengths of the slots, which may hold ``size`` tokens; then each awaits one more."""
         self.length = length
         self.index = torch.arange(len(length), device=length.device)
-        self.used = int(length.max()) if len(length) else 0
-        if self.used + 1 > self.capacity:
-            self.capacity = self.used + 1 + GROWTH
+        self.first, self.where = 0, length[:, None]
+        self.seen = int(length.max()) + 1 if len(length) else 1
+        if max(self.seen, size) > self.capacity:
+            self.capacity = max(self.seen, size) + GROWTH
 
 
 def _resized(old: Tensor, slots: int, capacity: int) -> Tensor:

@@ -3,7 +3,7 @@
 from collections import deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate, chain
+from itertools import accumulate
 from typing import Any, Literal
 
 import torch
@@ -15,6 +15,7 @@ from didact.model.model import Model
 from didact.model.prepack import prepacked
 from didact.rollout.cache import SlotCache
 from didact.rollout.choose import choose, uniform
+from didact.rollout.document import DocumentCache, mark, packed_row
 from didact.rollout.settings import Sampling
 from didact.rollout.text import Decode, Unrolled, undecided
 
@@ -41,6 +42,9 @@ class _Row:
 
     out: Completion
     sampling: Sampling
+    prompt: list[int]
+    document: DocumentCache | None
+    opening: int
     position: int
     seen: set[int]
     words: Unrolled
@@ -64,9 +68,10 @@ class Sampler:
         prompts: Sequence[Sequence[int]],
         sampling: Sampling | Sequence[Sampling],
         openings: Sequence[int] | None = None,
+        documents: Sequence[DocumentCache | None] | None = None,
     ) -> list[Completion]:
         """All completions, in the order of their prompts."""
-        done = {out.prompt: out for out in self.stream(prompts, sampling, openings) if out.reason}
+        done = {out.prompt: out for out in self.stream(prompts, sampling, openings, documents) if out.reason}
         return [done[i] for i in range(len(prompts))]
 
     @torch.inference_mode()
@@ -75,17 +80,20 @@ class Sampler:
         prompts: Sequence[Sequence[int]],
         sampling: Sampling | Sequence[Sampling],
         openings: Sequence[int] | None = None,
+        documents: Sequence[DocumentCache | None] | None = None,
     ) -> Iterator[Completion]:
         """Yields each completion after each of its tokens; the last time with its ``reason``.
 
         ``sampling`` is one for all, whose seed then goes up by one a prompt, or one a prompt. ``openings`` are the
         numbers of tokens before the first answer of each prompt, by default all of it: what a model trained with
-        ``prefix`` reads in both directions. Raises UsageProblem for a prompt that is empty or leaves no room in the
-        model's context.
+        ``prefix`` reads in both directions. ``documents`` were read before and stand before their prompts, which go on
+        from them. Raises UsageProblem for a prompt that is empty or leaves no room in the model's context, and for a
+        document that another model has read.
         """
         each = self._each(sampling, len(prompts))
         ends = openings or [len(prompt) for prompt in prompts]
-        waiting = deque(self._row(i, prompt, one) for i, (prompt, one) in enumerate(zip(prompts, each, strict=True)))
+        before = self._checked(documents or [None] * len(prompts))
+        waiting = deque(map(self._row, range(len(prompts)), prompts, each, ends, before))
         cache = SlotCache(len(self.model.layers), self.device)
         rows: list[_Row] = []
         training = self.model.training
@@ -95,8 +103,8 @@ class Sampler:
                 while waiting or rows:
                     fresh = [waiting.popleft() for _ in range(min(self.slots - len(rows), len(waiting)))]
                     if fresh:
-                        numbers = [row.out.prompt for row in fresh]
-                        logits = self._prefill(cache, [list(prompts[i]) for i in numbers], [ends[i] for i in numbers])
+                        fresh.sort(key=lambda row: row.document is not None)
+                        logits = self._begin(cache, fresh)
                         rows.extend(fresh)
                         yield from self._grow(cache, rows, logits, len(rows) - len(fresh))
                     if rows:
@@ -109,28 +117,62 @@ class Sampler:
             return [sampling.model_copy(update={"seed": sampling.seed + i}) for i in range(count)]
         return sampling
 
-    def _row(self, number: int, prompt: Sequence[int], sampling: Sampling) -> _Row:
-        if not 0 < len(prompt) < self.longest:
+    def _checked(self, documents: Sequence[DocumentCache | None]) -> Sequence[DocumentCache | None]:
+        given = [document for document in documents if document is not None]
+        if given and self.model.bidirectional_prompt:
             raise UsageProblem(
-                f"prompt {number} has {len(prompt)} tokens; this model takes 1 to {self.longest - 1}",
+                "this model reads its prompts in both directions, so no document can be read ahead of them",
+                remedy="give the document as part of the prompt",
+            )
+        if given and any(document.reader != mark(self.model) for document in given):
+            raise UsageProblem("a document was read by another model than this", remedy="read it again with this one")
+        return documents
+
+    def _row(
+        self, number: int, prompt: Sequence[int], sampling: Sampling, opening: int, document: DocumentCache | None
+    ) -> _Row:
+        whole = [*(document.tokens if document else ()), *prompt]
+        if not (prompt and len(whole) < self.longest):
+            raise UsageProblem(
+                f"prompt {number} has {len(whole) if prompt else 0} tokens; this model takes 1 to {self.longest - 1}",
                 remedy="shorten it",
             )
-        return _Row(Completion(number), sampling, len(prompt), set(prompt), Unrolled(self.decode, prompt))
+        words = Unrolled(self.decode, whole)
+        return _Row(Completion(number), sampling, list(prompt), document, opening, len(whole), set(whole), words)
 
-    def _prefill(self, cache: SlotCache, prompts: list[list[int]], openings: list[int]) -> Tensor:
+    def _begin(self, cache: SlotCache, rows: Sequence[_Row]) -> Tensor:
+        """Logits after each prompt [n, V]; those that go on from a document come last."""
+        plain = [row for row in rows if row.document is None]
+        parts = [self._prefill(cache, plain)] if plain else []
+        documents = [row.document for row in rows if row.document]
+        if documents:
+            parts.append(self._resume(cache, documents, [row.prompt for row in rows[len(plain) :]]))
+        return torch.cat(parts)
+
+    def _prefill(self, cache: SlotCache, rows: Sequence[_Row]) -> Tensor:
         """Logits after each prompt [n, V]; the prompts go through packed in one row, without padding."""
-        lengths = [len(prompt) for prompt in prompts]
-        doc = torch.repeat_interleave(torch.arange(len(prompts)), torch.tensor(lengths))[None].to(self.device)
-        position = torch.cat([torch.arange(n) for n in lengths])[None].to(self.device)
-        token = torch.tensor([list(chain.from_iterable(prompts))], device=self.device)
+        lengths = [len(row.prompt) for row in rows]
+        token, position, doc = packed_row([row.prompt for row in rows], self.device)
         reach = torch.arange(token.shape[1])
         if self.model.bidirectional_prompt:
-            for end, n, opening in zip(accumulate(lengths), lengths, openings, strict=True):
-                reach[end - n : end - n + opening] = end - n + opening - 1
+            for end, n, row in zip(accumulate(lengths), lengths, rows, strict=True):
+                reach[end - n : end - n + row.opening] = end - n + row.opening - 1
         cache.open(lengths)
         hidden = self._forward(token, position, Sight(doc, reach[None].to(self.device)), cache)
         cache.filled()
         return self._logits(hidden[0, torch.tensor(lengths, device=self.device).cumsum(0) - 1])
+
+    def _resume(self, cache: SlotCache, documents: Sequence[DocumentCache], prompts: Sequence[list[int]]) -> Tensor:
+        """Logits after each prompt [n, V] that goes on from a document; the prompts are padded at their ends."""
+        width = max(map(len, prompts))
+        token = torch.tensor([[*prompt, *[0] * (width - len(prompt))] for prompt in prompts], device=self.device)
+        reach = cache.resume([document.held for document in documents], [len(prompt) for prompt in prompts])
+        last = torch.tensor([len(prompt) - 1 for prompt in prompts], device=self.device)
+        index = torch.arange(len(prompts), device=self.device)
+        position = torch.minimum(reach, reach[index, last][:, None])  # no padding beyond the last position there is
+        hidden = self._forward(token, position, Sight.decode(reach), cache)
+        cache.filled()
+        return self._logits(hidden[index, last])
 
     def _decode(self, cache: SlotCache, rows: list[_Row]) -> Tensor:
         """Logits after one more token in every slot, [n, V]."""
