@@ -7,7 +7,7 @@ import shutil
 import tempfile
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, islice
 from pathlib import Path
 from typing import assert_never
@@ -120,6 +120,15 @@ def encode(examples: Iterable[Example], renderer: Renderer, cache: Path, key: st
             finally:
                 shutil.rmtree(beside, ignore_errors=True)
     return open_corpus(folder, weight)
+
+
+def in_memory(examples: Sequence[Example], renderer: Renderer) -> Corpus:
+    """The same arrays for a few examples, without a cache."""
+    with tempfile.TemporaryDirectory() as folder:
+        _write(examples, renderer, Path(folder))
+        found = open_corpus(Path(folder))
+        text = None if found.text is None else np.array(found.text)
+        return replace(found, token=np.array(found.token), trained=np.array(found.trained), text=text)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ import torch
 from didact.data.pieces import Pieces
 from didact.data.stream import EPOCH, TokenStream
 from didact.engine.mesh import Mesh
+from didact.errors import UsageProblem
 from didact.model.model import Model
 from didact.objective.base import Objective
 from didact.rng import Rng
@@ -30,7 +31,7 @@ class Score:
     @property
     def loss(self) -> float:
         """Nats a token."""
-        return self.nats / self.tokens
+        return self.nats / self.tokens if self.tokens else math.nan
 
 
 @torch.no_grad()
@@ -41,9 +42,13 @@ def evaluate(
     context: int,
     mesh: Mesh,
     rows: int = 4,
+    term: str | None = None,
     tick: Callable[[int, int], None] = lambda done, of: None,
 ) -> Score:
-    """Scores every piece once, over all processes; leaves the model's training mode as it was."""
+    """Scores every piece once, over all processes; leaves the model's training mode as it was.
+
+    ``term`` is the objective's term that counts, the only one unless given. Raises UsageProblem where that is none.
+    """
     stream = TokenStream(parts, context, rows * mesh.size, 0, shuffle=False, rank=mesh.rank, world=mesh.size)
     count, training = len(stream.epoch(0)), model.training
     model.eval()
@@ -53,8 +58,13 @@ def evaluate(
         batch = next(batches)[0]
         batch = batch.rows(batch.row < EPOCH) if bool((batch.row < EPOCH).any()) else batch.rows(slice(0, 1))
         ready = objective.prepare(model, batch.to(mesh.device), Rng(0, 0))
-        weight = ready.weight["token"] * (ready.row < EPOCH)[:, None]  # the last batch wraps into the next epoch
-        loss = objective.loss(model, ready)["token"]
+        name = term or (next(iter(ready.weight)) if len(ready.weight) == 1 else "")
+        if name not in ready.weight:
+            known = ", ".join(ready.weight)
+            raise UsageProblem(f"the objective has no term {name!r}", remedy=f"set term to one of: {known}")
+        counts = (ready.row < EPOCH).view(-1, *[1] * (ready.weight[name].dim() - 1))
+        weight = ready.weight[name] * counts  # the last batch wraps into the next epoch
+        loss = objective.loss(model, ready)[name]
         nats += (loss * weight).double().sum().cpu()
         tokens += weight.double().sum().cpu()
         tick(min(start + rows * mesh.size, count), count)

@@ -49,7 +49,9 @@ class Objective:
     generates: ClassVar[bool] = True
     heads: ClassVar[Mapping[str, int]] = {}
 
-    vocabulary: Vocabulary = field(default=NONE, kw_only=True, repr=False, compare=False)
+    vocabulary: Vocabulary = field(
+        default=NONE, kw_only=True, repr=False, compare=False, metadata={"bound": "by the stage, not by a recipe"}
+    )
 
     def bind(self, vocabulary: Vocabulary) -> Self:
         """The same objective, told of the tokens it is to learn."""

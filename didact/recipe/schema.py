@@ -7,7 +7,7 @@ instance: ``Pretrain(data="docs/")``. Reading a recipe imports neither torch nor
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import (
@@ -25,6 +25,7 @@ from pydantic_core import PydanticCustomError
 from didact.data.settings import Data
 from didact.engine.settings import Training, Turn
 from didact.model.settings import Scratch
+from didact.recipe.measured import Expected, MeasureSpec, expectation
 from didact.settings import Settings
 
 RESERVED = ("name", "base", "seed", "device", "stages")
@@ -217,12 +218,13 @@ class Evaluate(Stage):
     gate: dict[str, Ceiling] = Field(default_factory=dict, description="highest bits per byte of a set")
     context: int = Field(default=1024, ge=8, description="tokens in a row")
     limit: int | None = Field(default=None, gt=0, description="examples of each set")
+    measures: dict[Name, MeasureSpec] = Field(default_factory=dict, description="other numbers to take of the model")
 
     @model_validator(mode="after")
     def gates_known(self) -> "Evaluate":
         """A gate on a set that is not measured would never close."""
-        if not self.data and not self.samples:
-            raise ValueError("evaluate needs 'data' to measure or 'samples' to answer")
+        if not self.data and not self.samples and not self.measures:
+            raise ValueError("evaluate needs 'data' or 'measures' to measure, or 'samples' to answer")
         for name in self.gate:
             if name not in self.data:
                 known = ", ".join(self.data) or "none"
@@ -231,10 +233,70 @@ class Evaluate(Stage):
 
     def inputs(self) -> dict[tuple[str | int, ...], Data]:
         """All data this stage reads, by where in the stage it is said."""
-        return {("data", name): data for name, data in self.data.items()}
+        return {("data", name): data for name, data in self.data.items()} | measured(self.measures)
 
 
-KINDS: dict[str, type[Stage]] = {cls.kind: cls for cls in (Corpus, Tokenizer, Pretrain, Finetune, Evaluate)}
+def measured(measures: Mapping[str, MeasureSpec]) -> dict[tuple[str | int, ...], Data]:
+    """The data of measures, by where it is said."""
+    return {("measures", name, spec.kind, "data"): spec.data for name, spec in measures.items()}
+
+
+class Compare(Stage):
+    """Ways to train, each from the model so far and with each seed, and what is measured of what comes of them.
+
+    ``arms`` are lists of stages by name; an empty one is the model as it is. What is left is the model of the first
+    arm's first seed. ``expect`` says what must hold in every seed, as ``words: masked < causal * 1.02``; a breach ends
+    the run with exit code 7.
+    """
+
+    kind = "compare"
+    seeds: tuple[int, ...] = Field(default=(0, 1, 2), min_length=1)
+    arms: dict[Name, tuple["ArmStage", ...]] = Field(min_length=1)
+    measures: dict[Name, MeasureSpec] = Field(min_length=1)
+    expect: tuple[Expected, ...] = ()
+
+    @field_validator("arms")
+    @classmethod
+    def named(cls, arms: "dict[str, tuple[Stage, ...]]") -> "dict[str, tuple[Stage, ...]]":
+        """Names the stages of each arm."""
+        return {
+            arm: tuple(
+                stage.model_copy(update={"name": name})
+                for stage, name in zip(stages, stage_names([(s.kind, s.name) for s in stages]), strict=True)
+            )
+            for arm, stages in arms.items()
+        }
+
+    @model_validator(mode="after")
+    def expects_known(self) -> "Compare":
+        """An expectation of something that is not measured would never fail."""
+        if len(set(self.seeds)) < len(self.seeds):
+            raise misplaced("a seed is given twice", "seeds")
+        for number, text in enumerate(self.expect):
+            wanted = expectation(text)
+            for what, names, known in (
+                ("measure", [wanted.measure], self.measures),
+                ("arm", [arm for arm, _ in wanted.terms], self.arms),
+            ):
+                for name in names:
+                    if name not in known:
+                        raise misplaced(f"{text!r} names no {what}; there are {', '.join(known)}", "expect", number)
+        return self
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said; not what an arm's own stages leave."""
+        found = measured(self.measures)
+        for arm, stages in self.arms.items():
+            for number, stage in enumerate(stages):
+                left = {f"{before.name}/{output}" for before in stages[:number] for output in before.outputs}
+                for at, data in stage.inputs().items():
+                    kept = tuple(source for source in data.sources if source.path not in left)
+                    if kept:
+                        found["arms", arm, number, stage.kind, *at] = Data(sources=kept)
+        return found
+
+
+KINDS: dict[str, type[Stage]] = {cls.kind: cls for cls in (Corpus, Tokenizer, Pretrain, Finetune, Evaluate, Compare)}
 
 
 def _kind(value: Any) -> str | None:
@@ -243,14 +305,16 @@ def _kind(value: Any) -> str | None:
     return str(next(iter(value))) if isinstance(value, dict) and len(value) == 1 else None
 
 
-AnyStage = Annotated[
+Plain = (
     Annotated[Corpus, Tag("corpus")]
     | Annotated[Tokenizer, Tag("tokenizer")]
     | Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Finetune, Tag("finetune")]
-    | Annotated[Evaluate, Tag("evaluate")],
-    Discriminator(_kind),
-]
+    | Annotated[Evaluate, Tag("evaluate")]
+)
+ArmStage = Annotated[Plain, Discriminator(_kind)]
+AnyStage = Annotated[Plain | Annotated[Compare, Tag("compare")], Discriminator(_kind)]
+Compare.model_rebuild()
 Base = Annotated[
     Annotated[str, Field(min_length=1), Tag("text")] | Annotated[Scratch, Tag("scratch")],
     Discriminator(lambda value: "scratch" if isinstance(value, dict | Scratch) else "text"),

@@ -9,6 +9,7 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from didact.data.settings import Data, Source
 from didact.model.settings import Tune
+from didact.recipe.measured import MeasureSpec
 from didact.recipe.schema import ObjectiveSpec, Recipe, Stage
 from didact.settings import Settings
 
@@ -50,6 +51,9 @@ def _plain(value: Any) -> Any:
             return {value.kind: _fields(value)}
         case ObjectiveSpec(name=name, options=options) if name != "name":  # {name: x} is the full form
             return {name: options} if options else name
+        case MeasureSpec(kind=kind, data=data, limit=limit, options=options):
+            own = {"data": _plain(data), **({} if limit is None else {"limit": limit})}
+            return {kind: own | dict(options)}
         case Data(sources=sources):
             short = [_plain(source) for source in sources]
             return short[0] if len(short) == 1 else short

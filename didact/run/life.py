@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from didact import objective
+from didact import measure, objective
 from didact.data.fetch import ASSETS, cache_dir, fetch
 from didact.data.settings import Data
 from didact.data.source import examples, fingerprint
@@ -15,9 +15,21 @@ from didact.engine.train import rows_per_process
 from didact.errors import DataProblem, UsageProblem
 from didact.model.load import check_folder, resolve
 from didact.model.settings import Scratch
-from didact.recipe.schema import Corpus, Evaluate, Finetune, Learning, Pretrain, Recipe, Stage, Tokenizer, stage_digest
+from didact.recipe.schema import (
+    Compare,
+    Corpus,
+    Evaluate,
+    Finetune,
+    Learning,
+    Pretrain,
+    Recipe,
+    Stage,
+    Tokenizer,
+    stage_digest,
+)
 from didact.recipe.write import dump
 from didact.run import stages
+from didact.run.compare import compare
 from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
 from didact.run.stages import Ground
 
@@ -50,7 +62,7 @@ class Life:
     def run(self) -> list[Finished]:
         """Runs every stage that is not finished; returns all of them in order."""
         self._start()
-        return [self._stage(number, stage) for number, stage in enumerate(self.recipe.stages)]
+        return [self.stage(number, stage) for number, stage in enumerate(self.recipe.stages)]
 
     def without_training(self) -> Iterator[Learning]:
         """Makes data and tokenizers, and yields each training stage in its place instead of running it."""
@@ -59,7 +71,11 @@ class Life:
             if isinstance(stage, Learning):
                 yield stage
             elif isinstance(stage, INDEPENDENT):
-                self._stage(number, stage)
+                self.stage(number, stage)
+            elif isinstance(stage, Compare):
+                for arm, stages in stage.arms.items():
+                    trained = (one for one in stages if isinstance(one, Learning))
+                    yield from (one.model_copy(update={"name": f"{arm}/{one.name}"}) for one in trained)
 
     def _start(self) -> None:
         self._foresee()
@@ -86,14 +102,20 @@ class Life:
                     if found.skipped:
                         names = listed(path.name for path in found.skipped)
                         self.say(f"{found.source.path}: left out, of a kind that is not read: {names}")
-            if isinstance(stage, Learning):
-                for task in stage.task_list:
+            if isinstance(stage, Compare) and not has_model and not all(stage.arms.values()):
+                what = "an arm without stages is the model as it is, and there is none yet"
+                raise UsageProblem(what, where=stage.name, remedy="put it after a stage that trains one")
+            for one in _learning(stage):
+                for task in one.task_list:
                     objective.resolve(task.objective.name, task.objective.options)
-                rows_per_process(stage, self.mesh)
-                first, has_model = first or stage, True
+                rows_per_process(one, self.mesh)
+                first, has_model = first or one, True
                 if scratch:
-                    self._check_positions(stage, first)
-            elif isinstance(stage, Tokenizer) and has_model:
+                    self._check_positions(one, first)
+            if isinstance(stage, Evaluate | Compare):
+                for spec in stage.measures.values():
+                    measure.resolve(spec.kind, spec.options)
+            if isinstance(stage, Tokenizer) and has_model:
                 what = "the model has a tokenizer already, and its weights mean the tokens of that one"
                 raise UsageProblem(what, where=stage.name, remedy="train a tokenizer only before a model from scratch")
             elif isinstance(stage, Evaluate) and not has_model:
@@ -111,7 +133,8 @@ class Life:
                 remedy=f"give base.config max_position_embeddings: {stage.context}, or lower context",
             )
 
-    def _stage(self, number: int, stage: Stage) -> Finished:
+    def stage(self, number: int, stage: Stage) -> Finished:
+        """Runs one stage in its folder, or finds it finished; what it leaves is what the next stands on."""
         inputs = [fingerprint(data, self.outputs) for data in stage.inputs().values()]
         parent = "" if isinstance(stage, INDEPENDENT) else self.parent
         name = identity(stage_digest(stage), parent, *inputs)
@@ -121,7 +144,10 @@ class Life:
         if artifact is None:
             with on_disk(folder.path, "make this folder"):
                 folder.path.mkdir(parents=True, exist_ok=True)
-            artifact = DO[type(stage)](stage, self.ground(), folder)
+            if isinstance(stage, Compare):
+                artifact = compare(stage, self, folder)
+            else:
+                artifact = DO[type(stage)](stage, self.ground(), folder)
             if self.mesh.main:
                 folder.finish(artifact)
             self.mesh.barrier()
@@ -153,6 +179,12 @@ class Life:
                 replace(self.folder / "model.path", str(artifact.model.relative_to(self.folder)) + "\n")
         if artifact.tokenizer:
             self.tokenizer, self.parent = artifact.tokenizer, name
+
+
+def _learning(stage: Stage) -> list[Learning]:
+    """The training stages in a stage: itself, or those of its arms."""
+    stages = [one for arm in stage.arms.values() for one in arm] if isinstance(stage, Compare) else [stage]
+    return [one for one in stages if isinstance(one, Learning)]
 
 
 INDEPENDENT = (Corpus, Tokenizer)  # what they leave does not depend on the model so far

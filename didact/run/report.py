@@ -61,6 +61,22 @@ class Sample:
 
 
 @dataclass(frozen=True)
+class Comparison:
+    """One measure of several arms, a number a seed; ``expected`` says what should hold and in which seeds it did."""
+
+    name: str
+    unit: str
+    better: Literal["lower", "higher"]
+    seeds: Sequence[int]
+    arms: Mapping[str, Sequence[float]]
+    expected: Sequence[tuple[str, Sequence[bool]]] = ()
+
+    def verdicts(self) -> list[tuple[str, bool]]:
+        """Each expectation in words, and whether it held in every seed."""
+        return [(f"{text}: holds in {sum(held)} of {len(held)} seeds", all(held)) for text, held in self.expected]
+
+
+@dataclass(frozen=True)
 class RunSummary:
     """All that the page and the closing lines show."""
 
@@ -70,6 +86,7 @@ class RunSummary:
     evaluations: Sequence[Evaluation] = ()
     samples: Sequence[Sample] = ()
     facts: Mapping[str, str] = field(default_factory=dict)
+    comparisons: Sequence[Comparison] = ()
 
 
 @dataclass(frozen=True)
@@ -145,6 +162,8 @@ def page(run: RunSummary) -> str:
         ],
         costs=COSTS,
         nothing=NOTHING,
+        figure=figure,
+        mean=mean,
         sources=list(dict.fromkeys(stage.energy_source for stage in run.stages)),
     )
 
@@ -188,6 +207,27 @@ def table(evaluations: Sequence[Evaluation]) -> Table:
     return drawn
 
 
+def mean(values: Sequence[float]) -> float:
+    """The arithmetic mean."""
+    return math.fsum(values) / len(values)
+
+
+def compared(comparison: Comparison) -> list[Any]:
+    """One measure's arms for the terminal, a column a seed, and what was expected of them."""
+    from rich.table import Table
+    from rich.text import Text
+
+    drawn = Table(box=None, pad_edge=False, header_style="dim")
+    drawn.add_column(Text.assemble(plain(comparison.name), (f"  {plain(comparison.unit)}", "dim")))
+    for seed in comparison.seeds:
+        drawn.add_column(f"seed {seed}", justify="right", no_wrap=True)
+    drawn.add_column("mean", justify="right", no_wrap=True)
+    for arm, values in comparison.arms.items():
+        drawn.add_row(f"  {plain(arm)}", *map(figure, values), Text(figure(mean(values)), style="bold"))
+    lines = [Text(f"  {plain(line)}", style="green" if held else "red") for line, held in comparison.verdicts()]
+    return [drawn, *lines, Text()]
+
+
 def closing(run: RunSummary, commands: Sequence[str]) -> Group:
     """The last lines of a run: the table, what it took, two answers before and after, what to try next."""
     from rich.console import Group
@@ -195,6 +235,7 @@ def closing(run: RunSummary, commands: Sequence[str]) -> Group:
     from rich.text import Text
 
     parts: list[Any] = [table(run.evaluations), Text()] if run.evaluations else []
+    parts += [line for comparison in run.comparisons for line in compared(comparison)]
     parts.append(Text(_totals(run)))
     for sample in run.samples[:2]:
         parts += [Text(), Text(_short(sample.prompt), style="bold")]

@@ -1,5 +1,6 @@
 """What each stage does: its specification in, an artifact out. One function a kind."""
 
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -9,9 +10,11 @@ from typing import Any, Literal
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from didact import measure as measures
 from didact.data.pieces import Counts, Pieces, cut, total
 from didact.data.sets import subset, tokenized
 from didact.data.settings import Data
+from didact.data.source import examples
 from didact.data.stream import TokenStream
 from didact.engine.durable import on_disk
 from didact.engine.evaluate import Score, evaluate
@@ -83,7 +86,6 @@ def corpus(stage: Corpus, ground: Ground, folder: StageFolder) -> Artifact:
 def tokenizer(stage: Tokenizer, ground: Ground, folder: StageFolder) -> Artifact:
     """Trains a tokenizer on the text of the data."""
     from didact.data.corpus import trained_text
-    from didact.data.source import examples
 
     where = folder.path / "tokenizer"
     if ground.mesh.main:
@@ -137,13 +139,13 @@ def evaluate_stage(stage: Evaluate, ground: Ground, folder: StageFolder) -> Arti
     """Bits per byte of each set and answers to the samples, beside the base's."""
     if ground.model is None:
         raise UsageProblem("there is no model to evaluate yet", where=stage.name, remedy="train one before this stage")
-    names = ", ".join(stage.data) or "answers"
+    names = ", ".join([*stage.data, *stage.measures]) or "answers"
     ground.say(f"measuring {names} after")
-    after, said_after = _measure(stage, ground.model, ground)
-    before, said_before = {}, []
+    after, said_after, taken_after = _measure(stage, ground.model, ground)
+    before, said_before, taken_before = {}, [], {}
     if stage.against == "base" and ground.base is not None:
         ground.say(f"measuring {names} before")
-        before, said_before = _measure(stage, ground.base, ground)
+        before, said_before, taken_before = _measure(stage, ground.base, ground)
     breaches = [
         f"{name}: {after[name].bits_per_byte:.4f} bits per byte, the gate allows {ceiling}"
         for name, ceiling in stage.gate.items()
@@ -155,6 +157,10 @@ def evaluate_stage(stage: Evaluate, ground: Ground, folder: StageFolder) -> Arti
             {"prompt": prompt, "before": said_before[i] if said_before else None, "after": said_after[i]}
             for i, prompt in enumerate(stage.samples)
         ],
+        "measures": {
+            name: {**taken, "before": taken_before[name]["value"]} if taken_before else taken
+            for name, taken in taken_after.items()
+        },
         "breaches": breaches,
     }
     return Artifact(facts=facts)
@@ -323,8 +329,10 @@ def _parts(
     return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources))
 
 
-def _measure(stage: Evaluate, where: Path, ground: Ground) -> tuple[dict[str, Score], list[str]]:
-    """Scores and answers of one model, each with its own tokenizer: bits per byte compare across tokenizers."""
+def _measure(
+    stage: Evaluate, where: Path, ground: Ground
+) -> tuple[dict[str, Score], list[str], dict[str, dict[str, Any]]]:
+    """Scores, answers and measures of one model with its own tokenizer: bits per byte compare across tokenizers."""
     attention.register()
     net = load(where, pick_dtype("auto", ground.mesh.device))
     renderer = Renderer(tokenizers.load(where), endings(net))
@@ -332,7 +340,7 @@ def _measure(stage: Evaluate, where: Path, ground: Ground) -> tuple[dict[str, Sc
     model = Model(net).to(ground.mesh.device)
     model.check()
     context = min(stage.context, positions(net))
-    if context < stage.context:
+    if stage.data and context < stage.context:
         ground.say(f"{stage.name}: the model has {context} positions, so it reads windows of {context} tokens")
     sets = {
         name: _parts(data, ground, renderer, stage.seed, context, stage.limit)[0] for name, data in stage.data.items()
@@ -341,7 +349,21 @@ def _measure(stage: Evaluate, where: Path, ground: Ground) -> tuple[dict[str, Sc
     prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in stage.samples]
     greedy = Sampling(temperature=0, max_new_tokens=stage.max_new_tokens)
     answers = Sampler(model, renderer.decode, renderer.stops).generate(prompts, greedy)
-    return scores, [answer.text for answer in answers]
+    return scores, [answer.text for answer in answers], _taken(stage, model.eval(), renderer, ground)
+
+
+def _taken(stage: Evaluate, model: Model, renderer: Renderer, ground: Ground) -> dict[str, dict[str, Any]]:
+    """Each measure's value, unit and better direction."""
+    taken = {}
+    for name, spec in stage.measures.items():
+        measure = measures.resolve(spec.kind, spec.options)
+        found = [example for source in examples(spec.data, ground.outputs, stage.seed) for example in source]
+        if spec.limit and spec.limit < len(found):
+            found = random.Random(stage.seed).sample(found, spec.limit)
+        with torch.no_grad():
+            value = measure(measures.Subject(model, renderer, ground.mesh, stage.seed), found)
+        taken[name] = {"value": value, "unit": measure.unit, "better": measure.better}
+    return taken
 
 
 def both(*voices: Callable[[str], None]) -> Callable[[str], None]:

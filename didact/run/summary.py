@@ -2,7 +2,7 @@
 
 import platform
 import shlex
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 from rich.console import Console
 
 from didact.recipe import Learning, Recipe, dump
+from didact.recipe.measured import expectation
 from didact.run.life import Finished
-from didact.run.report import Evaluation, RunSummary, Sample, StageSummary, closing, write_report
+from didact.run.report import Comparison, Evaluation, RunSummary, Sample, StageSummary, closing, write_report
 
 
 def close(recipe: Recipe, folder: Path, finished: Sequence[Finished], say: Callable[[str], None]) -> RunSummary:
@@ -29,7 +30,7 @@ def gather(recipe: Recipe, finished: Sequence[Finished]) -> RunSummary:
     return RunSummary(
         name=recipe.name,
         recipe_yaml=dump(recipe),
-        stages=[_stage(one) for one in finished if isinstance(one.stage, Learning)],
+        stages=[stage for one in finished for stage in _stages(one)],
         evaluations=[e for one in finished for e in _evaluations(one)],
         samples=[
             Sample(sample["prompt"], sample["before"], sample["after"])
@@ -37,36 +38,40 @@ def gather(recipe: Recipe, finished: Sequence[Finished]) -> RunSummary:
             for sample in fact.get("samples", [])
         ],
         facts=_facts(recipe, finished),
+        comparisons=[comparison for one in finished for comparison in _comparisons(one)],
     )
 
 
 def commands(folder: Path, finished: Sequence[Finished]) -> list[str]:
     """Three things to try next with this run."""
     trained = [one.stage for one in finished if isinstance(one.stage, Learning)]
-    if not trained:
+    if not any(one.artifact.model for one in finished):
         return []
     samples = [s["prompt"] for one in finished for s in one.artifact.facts.get("samples", [])]
     run = _short(folder)
     recipe = _short(folder / "recipe.yaml")
-    last = trained[-1]
     asked = f" --prompt {shlex.quote(samples[0])}" if samples else ""
-    return [
-        f"didact chat {run}{asked}",
-        f"didact inspect {recipe}",
-        f"didact run {recipe} {last.name}.learning_rate={last.learning_rate / 2:g}",
-    ]
+    slower = [f"didact run {recipe} {one.name}.learning_rate={one.learning_rate / 2:g}" for one in trained[-1:]]
+    return [f"didact chat {run}{asked}", f"didact inspect {recipe}", *slower]
 
 
-def _stage(one: Finished) -> StageSummary:
+def _stages(one: Finished) -> list[StageSummary]:
+    """A training stage, or all that a comparison trained, whose curves stay in the folders of their arms."""
     facts = one.artifact.facts
+    if isinstance(one.stage, Learning):
+        return [_trained(one.stage.kind, one.stage.name, facts, one.folder.path / "metrics.jsonl")]
+    return [_trained(trained["kind"], trained["name"], trained, None) for trained in facts.get("trained", [])]
+
+
+def _trained(kind: str, name: str, facts: Mapping[str, Any], metrics: Path | None) -> StageSummary:
     return StageSummary(
-        kind=one.stage.kind,
-        name=one.stage.name,
+        kind=kind,
+        name=name,
         seconds=facts["seconds"],
         tokens=facts["tokens"],
         energy_wh=facts["energy_wh"],
         counts=facts["counts"],
-        metrics_path=one.folder.path / "metrics.jsonl",
+        metrics_path=metrics,
         said=facts["said"],
         energy_source=facts["energy_source"],
         share=facts["share"],
@@ -74,13 +79,36 @@ def _stage(one: Finished) -> StageSummary:
     )
 
 
+def _comparisons(one: Finished) -> list[Comparison]:
+    found = one.artifact.facts.get("comparison", {"seeds": (), "measures": {}})
+    return [
+        Comparison(
+            name,
+            taken["unit"],
+            taken["better"],
+            found["seeds"],
+            taken["arms"],
+            [(text, held) for text, held in one.artifact.facts["expect"] if expectation(text).measure == name],
+        )
+        for name, taken in found["measures"].items()
+    ]
+
+
 def _evaluations(one: Finished) -> list[Evaluation]:
     facts: dict[str, Any] = dict(one.artifact.facts)
     measured = dict(facts.get("evaluations", {}))
     if facts.get("heldout"):
         measured[f"{one.stage.name} held-out"] = facts["heldout"]
+    taken: dict[str, Any] = facts.get("measures", {})
     return [
-        Evaluation(name, numbers.get("before"), numbers["after"], "bits per byte") for name, numbers in measured.items()
+        *(
+            Evaluation(name, numbers.get("before"), numbers["after"], "bits per byte")
+            for name, numbers in measured.items()
+        ),
+        *(
+            Evaluation(name, number.get("before"), number["value"], number["unit"], number["better"])
+            for name, number in taken.items()
+        ),
     ]
 
 

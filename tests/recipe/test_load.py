@@ -78,7 +78,7 @@ MALFORMED: list[tuple[str | bytes, int | None, str]] = [
     (HEAD, 1, "missing key 'stages' in the recipe"),
     (HEAD + "stages:\n- tokenizer:\n    vocab_size: 300\n", 4, "missing key 'data' in stage 'tokenizer'"),
     (HEAD + "stages:\n- pretrain:\n", 4, "stage 'pretrain': missing key 'data'"),
-    (HEAD + "stages:\n- evaluate: {}\n", 4, "evaluate needs 'data' to measure or 'samples' to answer"),
+    (HEAD + "stages:\n- evaluate: {}\n", 4, "evaluate needs 'data' or 'measures' to measure, or 'samples' to answer"),
     ("name: x\nbase:\n  size: 3M\nstages:\n- corpus: {domain: d}\n", 2, "missing key 'architecture' in 'base'"),
     (
         "name: x\nbase:\n  architecture: a\n  sise: 3M\nstages: []\n",

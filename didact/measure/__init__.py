@@ -1,0 +1,17 @@
+"""Measures: one short file a number that is taken of a model on data."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from didact.measure.base import Measure, Subject
+from didact.measure.loss import Loss
+from didact.named import make
+
+__all__ = ["NAMES", "Measure", "Subject", "resolve"]
+
+NAMES: dict[str, type[Measure]] = {"loss": Loss}
+
+
+def resolve(kind: str, options: Mapping[str, Any]) -> Measure:
+    """The measure a recipe names: one of ``NAMES``, or a user's own as ``module:Class``."""
+    return make("measure", kind, options, NAMES, Measure)
