@@ -9,7 +9,7 @@ ORACLE_STAMP := .venv/.installed-oracle
 BENCH_STAMP := .bench-venv/.installed
 PIP := -m pip install --quiet --disable-pip-version-check -c constraints.txt
 
-.PHONY: quickstart test test-all lint format bench clean
+.PHONY: quickstart test test-all lint format bench docs clean
 
 quickstart: $(STAMP)
 	$(BIN)/didact run recipes/quickstart.yaml
@@ -32,6 +32,10 @@ format: $(DEV_STAMP)
 # ARGS chooses, as in: make bench ARGS='sft --quick'. Building llama.cpp takes a C++ compiler and some minutes.
 bench: $(BENCH_STAMP)
 	.bench-venv/bin/python -m benchmarks $(ARGS)
+
+# The reference, from the docstrings, as pages below build/docs.
+docs: $(DEV_STAMP)
+	$(BIN)/pdoc --output-directory build/docs didact
 
 clean:
 	rm -rf .venv .bench-venv
