@@ -17,10 +17,12 @@ class Turn(Settings):
 
     A task takes part in the steps of its ``phase`` (shares of the stage), of these in every ``every``-th from the
     ``offset``-th on. ``weight`` multiplies its loss; a pair goes in a straight line from the first to the second over
-    the phase.
+    the phase. With ``ratio`` the weight is set once, so that in the first step the task's loss counts so many times
+    what the others' count together.
     """
 
     weight: float | tuple[Weight, Weight] = Field(default=1.0)
+    ratio: float | None = Field(default=None, gt=0, description="loss over the other tasks' in the first step")
     phase: tuple[Share, Share] = (0.0, 1.0)
     every: int = Field(default=1, gt=0)
     offset: int = Field(default=0, ge=0)
@@ -38,6 +40,8 @@ class Turn(Settings):
         """A phase has a length, and its turn comes."""
         if self.phase[0] >= self.phase[1]:
             raise ValueError(f"the phase must end after it begins, got {list(self.phase)}")
+        if self.ratio is not None and self.weight != 1.0:
+            raise ValueError("give 'weight' or 'ratio', which sets the weight, not both")
         if self.offset >= self.every:
             raise ValueError(f"offset {self.offset} is never reached; it must be less than every ({self.every})")
         return self

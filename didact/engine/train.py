@@ -43,13 +43,17 @@ class Source:
 
 @dataclass
 class Place:
-    """Where a run stands; with tensors, watch and meter it is all that a resumed run needs."""
+    """Where a run stands; with tensors, watch and meter it is all that a resumed run needs.
+
+    ``weight`` is what a ``ratio`` has set.
+    """
 
     step: int = 0
     tokens: int = 0
     trained: int = 0
     loss: float = math.nan
     cursors: dict[str, int] = field(default_factory=dict)
+    weight: dict[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -119,6 +123,7 @@ class Loop:
         self.optimizer.zero()
         self.meter.lap()
         with held() as stop, self._metrics() as metrics, self._progress() as progress:
+            self._balance(stop)
             tasks = self._tasks()
             while self.place.step < self.steps:
                 due = self._due(tasks)
@@ -197,8 +202,34 @@ class Loop:
     def _due(self, tasks: Sequence[Task]) -> list[Task]:
         """The tasks whose turn the next step is, as they count in it."""
         pairs = zip(self.sources, tasks, strict=True)
-        weighed = [(task, source.turn.at(self.place.step, self.steps)) for source, task in pairs]
+        weighed = [
+            (task, source.turn.at(self.place.step, self.steps) * self.place.weight.get(source.name, 1.0))
+            for source, task in pairs
+        ]
         return [replace(task, weight=weight) for task, weight in weighed if weight > 0]
+
+    def _balance(self, stop: StopFlag) -> None:
+        """Sets the weight of the task with a ``ratio``, on the losses of a first step that is taken for this alone.
+
+        So GRIT balances its two losses (Muennighoff et al. 2024, arXiv:2402.09906).
+        """
+        source = next((source for source in self.sources if source.turn.ratio is not None), None)
+        if source is None or source.name in self.place.weight:
+            return
+        tasks = self._due(self._tasks())
+        step = self._gradient(tasks, stop)
+        self.optimizer.zero()
+        mine = step.total([task for task in tasks if task.name == source.name])
+        others = step.total([task for task in tasks if task.name != source.name])
+        if not (0 < mine < math.inf and 0 < others < math.inf):
+            what = f"the first losses, {mine:.4g} and {others:.4g}, have no ratio"
+            raise Diverged(what, remedy=f"give the task {source.name} a weight instead")
+        assert source.turn.ratio is not None
+        self.place.weight[source.name] = weight = source.turn.ratio * others / mine
+        self.say(
+            f"{self.name}: the first step's loss of {source.name} is {mine / others:.3g} times the others'; "
+            f"weight {weight:.4g} makes it {source.turn.ratio:g}"
+        )
 
     def _check_turns(self) -> None:
         """Raises UsageProblem for a step that is no task's turn."""
@@ -206,6 +237,11 @@ class Loop:
             if not any(source.turn.at(step, self.steps) for source in self.sources):
                 what = f"step {step + 1} of {self.steps} is no task's turn"
                 raise UsageProblem(what, where=self.name, remedy="let the tasks' phase and every cover all steps")
+        first = [source.turn.ratio for source in self.sources if source.turn.at(0, self.steps)]
+        ratios = [source.turn.ratio for source in self.sources if source.turn.ratio is not None]
+        if ratios and (len(ratios) > 1 or ratios[0] not in first or len(first) == 1):
+            what = "a ratio compares one task of the first step with the others of it"
+            raise UsageProblem(what, where=self.name, remedy="give the tasks a weight instead")
 
     def _leaving(self, stop: StopFlag) -> Callable[[], bool]:
         """Whether to leave a step midway. Several processes must agree on it, a message worth sending in slow steps."""
@@ -261,6 +297,7 @@ class Loop:
     def _load(self, path: Path) -> dict[str, Any]:
         state = checkpoint.load(path, self.optimizer.tensors())
         self.optimizer.publish()
+        state = {"weight": {}, **state}  # which the first checkpoints lack
         self.place = Place(**{kept.name: state[kept.name] for kept in fields(Place)})
         self.watch.restore(state["watch"])
         return state

@@ -10,6 +10,7 @@ from tests.engine.worker import closing, left, said, trail
 TRAINING = {"save_every": 3, "learning_rate": 1e-2}
 FULL = {"steps": 9, "training": TRAINING}
 LORA = {"steps": 9, "training": TRAINING, "lora": True}
+RATIO = {**FULL, "turn": {"ratio": 4.1}}
 TWO = {
     "full": FULL,
     "bf16": {**FULL, "dtype": "bfloat16", "model": {"attention_dropout": 0.1}},
@@ -40,7 +41,9 @@ def alike(one, other, within: float) -> None:
 
 
 @pytest.mark.parametrize(
-    ("job", "within"), [(FULL, 1e-5), (LORA, 1e-5), (TWO["muon"], 1e-4)], ids=["full", "lora", "muon"]
+    ("job", "within"),
+    [(FULL, 1e-5), (LORA, 1e-5), (TWO["muon"], 1e-4), (RATIO, 1e-5)],
+    ids=["full", "lora", "muon", "ratio"],
 )
 def test_two_processes_train_as_one_does(server, tmp_path, job, within):
     one, two = run(server, job, tmp_path / "one"), run(server, {**job, "world": 2}, tmp_path / "two")

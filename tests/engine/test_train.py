@@ -56,6 +56,41 @@ def test_a_finished_run_run_again_gives_the_same_at_once(tmp_path):
     assert "resumed at step 8 of 8" in said(tmp_path)
 
 
+def test_a_ratio_sets_the_weight_once(tmp_path):
+    job = {"steps": 4, "training": {"save_every": 1}}
+    run({**job, "turn": {"ratio": 4.1}}, tmp_path / "ratio")
+    first = metrics.read(tmp_path / "ratio" / "metrics.jsonl")[0]
+    causal, prefix = first["loss/causal/token"], first["loss/prefix/token"]
+    assert first["loss"] == pytest.approx(5.1 * causal)
+    weight = 4.1 * causal / prefix
+    assert f"times the others'; weight {weight:.4g} makes it 4.1" in said(tmp_path / "ratio")
+    run({**job, "turn": {"weight": weight}}, tmp_path / "weight")
+    for step, line in trail(tmp_path / "weight").items():
+        assert float.fromhex(trail(tmp_path / "ratio")[step]["loss"]) == pytest.approx(float.fromhex(line["loss"]))
+
+
+def test_a_resumed_run_keeps_the_weight_of_its_first_step(tmp_path):
+    job = {"training": {"save_every": 1}, "turn": {"ratio": 4.1}}
+    run({**job, "steps": 2}, tmp_path)
+    run({**job, "steps": 4}, tmp_path)
+    assert said(tmp_path).count("makes it 4.1") == 1
+    last = metrics.read(tmp_path / "metrics.jsonl")
+    weight = [(line["loss"] - line["loss/causal/token"]) / line["loss/prefix/token"] for line in last]
+    assert weight == pytest.approx([weight[0]] * 4)
+
+
+@pytest.mark.parametrize("job", [{"tasks": 1}, {"turn": {"ratio": 2.0, "phase": [0.5, 1.0]}}])
+def test_a_ratio_without_a_first_step_to_compare_in_is_refused(tmp_path, job):
+    first = {"first": {"ratio": 1.0}} if job.get("tasks") else {}
+    with pytest.raises(UsageProblem, match="a ratio compares one task of the first step with the others of it"):
+        run({"steps": 4, **job, **first}, tmp_path)
+
+
+def test_losses_without_a_ratio_are_the_end(tmp_path):
+    with pytest.raises(Diverged, match=r"the first losses, .*nan, have no ratio; give the task prefix a weight"):
+        run({"steps": 4, "turn": {"ratio": 2.0}, "poison": [0]}, tmp_path)
+
+
 def test_a_batch_that_is_no_number_is_skipped(tmp_path):
     run({**JOB, "poison": [5]}, tmp_path)
     lines = metrics.read(tmp_path / "metrics.jsonl")

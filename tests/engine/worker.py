@@ -83,7 +83,11 @@ def train(job: dict[str, Any], folder: Path) -> None:
     object.__setattr__(causal, "rows", tuple(job.get("poison", ())))
     place = {"rank": mesh.rank, "world": mesh.size}
     streams = [toy_stream(batch_size=settings.batch_size, seed=i, documents=24, **place) for i in range(2)]
-    sources = [Source("causal", causal, streams[0]), Source("prefix", Prefix(), streams[1], Turn(weight=0.3))]
+    turn = Turn(**job.get("turn", {"weight": 0.3}))
+    sources = [
+        Source("causal", causal, streams[0], Turn(**job.get("first", {}))),
+        Source("prefix", Prefix(), streams[1], turn),
+    ]
     wait = job.get("wait", 0.0)
 
     def say(line: str) -> None:

@@ -97,6 +97,13 @@ def test_data_is_given_in_exactly_one_way(more):
         Pretrain(**more)
 
 
+def test_a_ratio_sets_the_weight():
+    task = {"data": "a", "objective": "causal", "ratio": 4.1}
+    assert TaskSpec(**task).ratio == 4.1
+    with pytest.raises(ValidationError, match="'weight' or 'ratio'"):
+        TaskSpec(**task, weight=2.0)
+
+
 @pytest.mark.parametrize("short", ["causal", {"causal": None}, {"causal": {}}, {"name": "causal"}])
 def test_short_forms_of_an_objective(short):
     assert ObjectiveSpec.model_validate(short) == ObjectiveSpec(name="causal", options={})

@@ -58,7 +58,8 @@ TUNE = st.one_of(
     ).map(lambda lora: {"lora": lora}),
 )
 TASKS = st.lists(
-    st.fixed_dictionaries({"data": DATA, "objective": OBJECTIVE}, optional={"weight": st.floats(0.01, 9)}),
+    st.fixed_dictionaries({"data": DATA, "objective": OBJECTIVE}, optional={"weight": st.floats(0.01, 9)})
+    | st.fixed_dictionaries({"data": DATA, "objective": OBJECTIVE, "ratio": st.floats(0.01, 9)}),
     min_size=1,
     max_size=3,
 ).map(lambda tasks: [{**task, "name": f"t{i}"} for i, task in enumerate(tasks)])
