@@ -297,7 +297,7 @@ class Loop:
     def _load(self, path: Path) -> dict[str, Any]:
         state = checkpoint.load(path, self.optimizer.tensors())
         self.optimizer.publish()
-        state = {"weight": {}, **state}  # which the first checkpoints lack
+        state.setdefault("weight", {})  # which the first checkpoints lack
         self.place = Place(**{kept.name: state[kept.name] for kept in fields(Place)})
         self.watch.restore(state["watch"])
         return state
