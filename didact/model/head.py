@@ -33,11 +33,14 @@ def logprob(
     softcap: float | None = None,
     chunk: int = CHUNK,
     temperature: float = 1.0,
+    smoothing: float = 0.0,
+    z_loss: float = 0.0,
 ) -> Tensor:
     """``log softmax(f(hidden @ weight.T + bias) / temperature)[target]`` where ``where`` is not zero, else 0.
 
     hidden [..., D], weight [V, D], bias [V], target and where [...] -> [...] in fp32 (fp64 for fp64 input).
-    ``f(x) = softcap * tanh(x / softcap)`` (Gemma 2, arXiv:2408.00118, section 2). Fastest when the loss is
+    ``f(x) = softcap * tanh(x / softcap)`` (Gemma 2, arXiv:2408.00118, section 2). With ``smoothing`` e it is
+    ``(1 - e) log p(target) + e mean_v log p(v)``; ``z_loss`` c takes ``c log^2 Z`` off. Fastest when the loss is
     ``-(logprob * where).sum()`` times any constant; exact for every loss.
     """
     index = where.flatten().nonzero().squeeze(1)  # [N]
@@ -50,7 +53,7 @@ def logprob(
         learn and (weight.requires_grad or (bias is not None and bias.requires_grad)),
     )
     with torch.autocast(hidden.device.type, enabled=False):
-        head = Head(softcap, temperature, chunk)
+        head = Head(softcap, temperature, chunk, smoothing, z_loss)
         found = Logprob.apply(picked, weight.to(hidden.dtype), bias, goal, guess.to(wide), head, learns)
     return torch.zeros(where.numel(), dtype=wide, device=hidden.device).index_copy(0, index, found).view(where.shape)
 
@@ -62,6 +65,8 @@ class Head:
     softcap: float | None
     temperature: float
     chunk: int
+    smoothing: float = 0.0
+    z_loss: float = 0.0
 
     def score(self, h: Tensor, weight: Tensor, bias: Tensor | None, goal: Tensor, slope: bool) -> tuple[Tensor, Tensor]:
         """Log-probabilities [N] of the goals, and their gradient for the logits [N, V] when ``slope``."""
@@ -83,15 +88,23 @@ class Head:
         at_goal = x.gather(1, goal[:, None]) - top
         p = torch.sub(x, top).mul_(LOG2E).exp2_()  # exp2 is three times as fast as exp
         total = p.sum(-1, keepdim=True)
+        found, pull = at_goal - total.log(), 1.0
+        if self.z_loss or self.smoothing:
+            log_z = total.log() + top
+            even = x.mean(-1, keepdim=True) - log_z if self.smoothing else 0.0  # [n, 1]: mean_v log p(v)
+            found = (1 - self.smoothing) * found + self.smoothing * even - self.z_loss * log_z.square()
+            pull = 1 + 2 * self.z_loss * log_z
         if slope:
-            g = p.mul_(-1 / total)  # [n, V]: onehot - p
-            g.scatter_add_(1, goal[:, None], torch.ones_like(total))
+            g = p.mul_(-pull / total)  # [n, V]: onehot - p
+            g.scatter_add_(1, goal[:, None], torch.full_like(total, 1 - self.smoothing))
+            if self.smoothing:
+                g += self.smoothing / g.shape[1]
             if capped is not None:
                 g *= 1 - capped * capped
             if self.temperature != 1.0:
                 g /= self.temperature
             logits.copy_(g)
-        return (at_goal - total.log()).squeeze(1)
+        return found.squeeze(1)
 
 
 class Logprob(torch.autograd.Function):

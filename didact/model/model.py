@@ -82,14 +82,19 @@ class Model(nn.Module):
         )
         return output.last_hidden_state
 
-    def logprob(self, hidden: Tensor, target: Tensor, where: Tensor) -> Tensor:
+    def logprob(
+        self, hidden: Tensor, target: Tensor, where: Tensor, *, smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> Tensor:
         """Log-probability of ``target`` [B, T] where ``where`` [B, T] is not zero, fp32; 0 elsewhere.
 
-        ``where`` is best the weight of the loss, which makes the head's gradient in the forward pass; see ``head``.
+        ``where`` is best the weight of the loss, which makes the head's gradient in the forward pass; see ``head``,
+        also for ``smoothing`` and ``z_loss``.
         """
         out = cast(Any, self.net.get_output_embeddings())
         softcap = getattr(self.net.config, "final_logit_softcapping", None)
-        return head.logprob(hidden, out.weight, out.bias, target, where, softcap=softcap)
+        return head.logprob(
+            hidden, out.weight, out.bias, target, where, softcap=softcap, smoothing=smoothing, z_loss=z_loss
+        )
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of every hidden state given, [..., V]: for sampling, where they are few."""

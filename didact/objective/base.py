@@ -23,8 +23,13 @@ class LanguageModel(Protocol):
         """Last hidden states, [B, T, D]."""
         ...
 
-    def logprob(self, hidden: Tensor, target: Tensor, where: Tensor) -> Tensor:
-        """Log-probability of ``target`` where ``where`` is not zero, 0 elsewhere; fp32 [B, T]."""
+    def logprob(
+        self, hidden: Tensor, target: Tensor, where: Tensor, *, smoothing: float = 0.0, z_loss: float = 0.0
+    ) -> Tensor:
+        """Log-probability of ``target`` where ``where`` is not zero, 0 elsewhere; fp32 [B, T].
+
+        ``(1 - smoothing) log p(target) + smoothing mean_v log p(v) - z_loss log^2 Z`` where these are given.
+        """
         ...
 
     def gather(self, rows: Tensor) -> Tensor:

@@ -5,13 +5,15 @@ document, or an assistant's words and the end of its turn.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from didact.batch import Batch
+from didact.errors import UsageProblem
+from didact.objective import goldfish
 from didact.objective.base import LanguageModel, Objective
 from didact.rng import Rng
 
@@ -55,8 +57,44 @@ def whole_reach(batch: Batch) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Causal(Objective):
-    """-log p(x[t+1] | x[<=t]), averaged over the trained tokens of the step."""
+class Tokens(Objective):
+    """What every objective that predicts tokens may add to ``-log p(y)``.
+
+    ``label_smoothing`` e: ``-(1 - e) log p(y) - e mean_v log p(v)`` (Szegedy et al. 2016, section 7; the loss of
+    ``torch.nn.functional.cross_entropy``). ``z_loss`` c: ``+ c log^2 Z``, which keeps the logits from drifting (PaLM,
+    arXiv:2204.02311, section 5; 1e-4 there). Z is the softmax's normaliser.
+    """
+
+    label_smoothing: float = field(default=0.0, kw_only=True)
+    z_loss: float = field(default=0.0, kw_only=True)
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.label_smoothing < 1:
+            raise UsageProblem(f"label_smoothing is {self.label_smoothing}", remedy="give a share from 0, below 1")
+        if self.z_loss < 0:
+            raise UsageProblem(f"z_loss is {self.z_loss}", remedy="give 0 or more, usually 1e-4")
+
+    def nats(self, model: LanguageModel, hidden: Tensor, target: Tensor, where: Tensor) -> Tensor:
+        """The loss of ``target`` where ``where`` is not zero, fp32 [B, T]."""
+        return -model.logprob(hidden, target, where, smoothing=self.label_smoothing, z_loss=self.z_loss)
+
+
+@dataclass(frozen=True)
+class Causal(Tokens):
+    """-log p(x[t+1] | x[<=t]), averaged over the trained tokens of the step.
+
+    ``goldfish`` k leaves one target in k out, always the same ones after the same ``goldfish_context`` tokens; see
+    ``goldfish``.
+    """
+
+    goldfish: int = 0
+    goldfish_context: int = 13
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.goldfish == 1 or self.goldfish < 0 or self.goldfish_context < 1:
+            given = f"goldfish {self.goldfish}, goldfish_context {self.goldfish_context}"
+            raise UsageProblem(given, remedy="give goldfish 2 or more (0 for none) and a context of 1 or more")
 
     def reach(self, batch: Batch) -> Tensor:
         """Who sees whom; see ``Batch``."""
@@ -65,11 +103,14 @@ class Causal(Objective):
     def prepare(self, model: LanguageModel, batch: Batch, rng: Rng) -> Batch:
         """Adds ``target``, ``reach`` and the weight of the one term, ``token``."""
         target, weight = next_token(batch)
+        if self.goldfish:
+            learned = goldfish.kept(batch.token, batch.doc, self.goldfish, self.goldfish_context)
+            weight = weight * torch.roll(learned, -1, dims=1)
         return batch.with_({"token": weight}, target=target, reach=self.reach(batch))
 
     def loss(self, model: LanguageModel, batch: Batch) -> Mapping[str, Tensor]:
         """{token: -log p}, [B, T]."""
-        return {"token": -model.logprob(model.hidden(batch), batch.target, batch.weight["token"])}
+        return {"token": self.nats(model, model.hidden(batch), batch.target, batch.weight["token"])}
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,15 @@ from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from tests.toy import toy_model, toy_stream, toy_vocabulary
 
-OBJECTIVES = [objective.bind(toy_vocabulary()) for objective in (Causal(), Prefix(), Masked())]
+OBJECTIVES = [
+    objective.bind(toy_vocabulary())
+    for objective in (
+        Causal(),
+        Causal(goldfish=4, goldfish_context=2, label_smoothing=1e-3, z_loss=1e-4),
+        Prefix(),
+        Masked(),
+    )
+]
 each = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
 speaking = pytest.mark.parametrize(
     "objective", [o for o in OBJECTIVES if o.generates], ids=lambda objective: type(objective).__name__

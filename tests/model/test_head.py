@@ -150,3 +150,30 @@ def test_autocast_and_fp32_weights():
         found = logprob(hidden.bfloat16(), weight, bias, target, where)
     torch.testing.assert_close(found, plain(hidden, weight, bias, target, where), rtol=0.02, atol=0.1)
     assert gradients(found.sum(), weight)[0].dtype == torch.float32
+
+
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("chunk", [4, 512])
+def test_label_smoothing_and_z_loss_are_theirs(softcap, chunk):
+    """In fp64: F.cross_entropy(label_smoothing=) plus lambda log^2 Z, in value and gradient."""
+    hidden, weight, bias, target, where = problem(torch.float64)
+    smoothing, z_loss, here = 0.1, 1e-2, where != 0
+    ours = -logprob(hidden, weight, bias, target, where, softcap, chunk, smoothing=smoothing, z_loss=z_loss)
+    x = F.linear(hidden, weight, bias)[here]
+    x = x if softcap is None else softcap * torch.tanh(x / softcap)
+    theirs = F.cross_entropy(x, target[here], label_smoothing=smoothing, reduction="none")
+    theirs = theirs + z_loss * x.logsumexp(-1).square()
+    torch.testing.assert_close(ours[here], theirs, rtol=1e-8, atol=1e-8)
+    up = where[here].double()
+    got = gradients((ours[here] * up).sum(), hidden, weight, bias)
+    for g, w in zip(got, gradients((theirs * up).sum(), hidden, weight, bias), strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-8, atol=1e-8)
+
+
+def test_z_loss_pulls_on_the_logits_by_twice_log_z_softmax():
+    """With the identity as head, hidden states are logits: the added gradient is 2 lambda log Z softmax(x)."""
+    x = torch.randn(7, V, dtype=torch.float64, requires_grad=True)
+    weight, target, where = torch.eye(V, dtype=torch.float64), torch.randint(V, (7,)), torch.ones(7)
+    with_z, without = (-logprob(x, weight, None, target, where, z_loss=z).sum() for z in (1e-4, 0.0))
+    added = gradients(with_z, x)[0] - gradients(without, x)[0]
+    torch.testing.assert_close(added, 2e-4 * x.logsumexp(-1, keepdim=True) * x.softmax(-1), rtol=1e-8, atol=1e-12)

@@ -32,7 +32,7 @@ class Uniform:
     def hidden(self, batch):
         return batch.token.float()
 
-    def logprob(self, hidden, target, where):
+    def logprob(self, hidden, target, where, **options):
         return torch.where(where != 0, -math.log(61), 0.0)
 
 
@@ -109,3 +109,17 @@ def test_resolve_by_name_by_import_path_and_its_mistakes():
     ]:
         with pytest.raises(UsageProblem, match=fragment):
             resolve(name, options)
+
+
+def test_label_smoothing_and_z_loss_reach_the_head():
+    model, batch = toy_model(), next(toy_stream(batch_size=3).start(0))[0]
+    objective = resolve("causal", {"label_smoothing": 0.1, "z_loss": 1e-2})
+    ready = objective.prepare(model, batch, Rng(0, 0))
+    here = ready.weight["token"].bool()
+    logits = model.logits(model.hidden(ready))[here]
+    theirs = torch.nn.functional.cross_entropy(logits, ready.target[here], label_smoothing=0.1, reduction="none")
+    theirs = theirs + 1e-2 * logits.logsumexp(-1).square()
+    torch.testing.assert_close(objective.loss(model, ready)["token"][here], theirs, rtol=1e-5, atol=1e-5)
+    for option in ({"label_smoothing": 1.0}, {"z_loss": -1.0}):
+        with pytest.raises(UsageProblem):
+            resolve("causal", option)
