@@ -66,6 +66,17 @@ ASSETS: Mapping[str, Asset] = {
             licence="CC0-1.0",
             provenance="18 books of Project Gutenberg, as selected by NLTK",
         ),
+        Asset(
+            name="npm-docs",
+            registry="npm",
+            package="npm",
+            version="11.6.0",
+            sha256="ddf7e6e42ae5b9e28d84945d1c37188f9a741af492507b513b3e80af5aeba4f1",
+            wanted=("package/docs/output/*.html", "package/LICENSE"),
+            limit=2_000_000,
+            licence="Artistic-2.0",
+            provenance="the HTML manual of npm",
+        ),
     )
 }
 

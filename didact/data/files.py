@@ -46,7 +46,7 @@ def read(path: Path, *, line_limit: int = LINE_LIMIT, document_limit: int = DOCU
     """Yields ``(where, record)`` for each record of a file; ``where`` is ``file:line``.
 
     Parquet has no lines and says ``file:row N``, a .json file ``file:item N``, both from 1. A text
-    document is one record ``{"text": ...}``. The limits are in bytes, after unpacking.
+    document is one record ``{"text": ...}``, one of HTML with its ``links``. The limits are in bytes, after unpacking.
 
     Raises DataProblem for anything malformed, an empty file and an unknown suffix; ResourceProblem
     where the file cannot be opened or read; MissingExtra for .zst without zstandard.
@@ -151,9 +151,9 @@ def _decode(file: _File, data: bytes, line: int = 1, offset: int = 0) -> str:
 def _html(file: _File) -> Iterator[Record]:
     from didact.data.html import readable
 
-    text = readable(_decode(file, _whole(file)).removeprefix("\ufeff"))
+    text, links = readable(_decode(file, _whole(file)).removeprefix("\ufeff"))
     if text:
-        yield file.at(1), {"text": text}
+        yield file.at(1), {"text": text, "links": links}
 
 
 def _text(file: _File) -> Iterator[Record]:

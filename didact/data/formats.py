@@ -20,6 +20,7 @@ from didact.data.words import brief, kind, listed, nearest
 from didact.errors import DataProblem
 
 ROLES = ("system", "developer", "user", "assistant", "tool")
+RELATIONS = ("contiguous", "random", "linked")  # of two texts; their numbers are what a model tells apart
 Message = dict[str, Any]
 
 
@@ -141,7 +142,15 @@ def scored(where: str, sentence1: Any, sentence2: Any, score: Any) -> Example:
     return Texts(where, texts, ("document", "document"), _number(where, "score", score))
 
 
-FORMATS: tuple[Format, ...] = (text, messages, sharegpt, alpaca, completion, pair, scored)
+def related(where: str, first: Any, second: Any, relation: Any) -> Example:
+    """Two texts to be read one after the other, and how the second is related to the first."""
+    texts = (_filled(where, "first", first), _filled(where, "second", second))
+    if relation not in RELATIONS:
+        raise _problem(where, f"relation {brief(relation, 40)!r} is unknown", f"known are {', '.join(RELATIONS)}")
+    return Texts(where, texts, ("text", "text"), float(RELATIONS.index(relation)))
+
+
+FORMATS: tuple[Format, ...] = (text, messages, sharegpt, alpaca, completion, pair, scored, related)
 
 # Fields that turn an example into something else: never passed over unless a format takes them.
 UNREAD = ("chosen", "rejected", "label", "kto_tag", "image", "images", "audio", "audios", "video", "videos")

@@ -1,4 +1,4 @@
-"""The readable text of a web page."""
+"""The readable text of a web page, and where its links lead."""
 
 from __future__ import annotations
 
@@ -14,9 +14,10 @@ CELLS = {"td", "th"}
 
 
 class _Page:
-    """Lines of text; an empty one stands between paragraphs."""
+    """Lines of text, an empty one between paragraphs, and the links met on the way."""
 
     def __init__(self) -> None:
+        self.links: list[str] = []
         self.lines: list[str] = []
         self.words: list[str] = []
 
@@ -32,13 +33,20 @@ class _Page:
             self.lines.append("")
 
 
-def readable(html: str) -> str:
-    """Text as a reader sees it: a line a block, a blank line between paragraphs, ``pre`` kept as it is.
+def readable(html: str) -> tuple[str, list[str]]:
+    """Text as a reader sees it, and the ``href`` of every link in it, in their order.
 
-    Scripts, styles, comments, form fields and the head are left out. Empty where nothing is readable.
+    A line a block, a blank line between paragraphs, ``pre`` kept as it is. Where the page marks its main part, that is
+    all of it: menus say the same on every page. Scripts, styles, comments, form fields and the head are left out. Empty
+    where nothing is readable.
     """
-    page, body = _Page(), LexborHTMLParser(html).body
-    rest: list[LexborNode | str] = [] if body is None else [body]
+    parsed = LexborHTMLParser(html)
+    return _read(parsed.css_first("main, [role=main]")) or _read(parsed.body) or ("", [])
+
+
+def _read(root: LexborNode | None) -> tuple[str, list[str]] | None:
+    page = _Page()
+    rest: list[LexborNode | str] = [] if root is None else [root]
     while rest:  # a stack and not recursion: pages nest as deep as they like
         node = rest.pop()
         if isinstance(node, str):
@@ -48,9 +56,12 @@ def readable(html: str) -> str:
         elif node.tag not in UNREAD and not node.is_comment_node:
             tag = node.tag or ""
             page.edge(tag)
+            page.links += [node.attributes["href"] or ""] if tag == "a" and "href" in node.attributes else []
             if tag == "pre":
                 page.lines += [node.text().strip("\n")]
+                page.links += [link.attributes["href"] or "" for link in node.css("a[href]")]
             rest.append(tag)
             rest.extend([] if tag == "pre" else reversed(list(node.iter(include_text=True))))
     page.edge("p")
-    return "\n".join(page.lines).strip("\n")
+    text = "\n".join(page.lines).strip("\n")
+    return (text, page.links) if text else None

@@ -1,10 +1,13 @@
 """How a recipe names its data."""
 
-from typing import Any
+from typing import Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from didact.settings import Settings
+
+Graph = Literal["auto", "html", "markdown", "wiki", "citations", "neighbours"]
+Relation = Literal["contiguous", "random", "linked"]
 
 
 class Source(Settings):
@@ -47,4 +50,28 @@ class Data(Settings):
             return {"sources": [value]}
         if isinstance(value, list | tuple):
             return {"sources": list(value)}
+        return value
+
+
+class Pairing(Settings):
+    """How segments of documents are paired.
+
+    ``graph`` says what a link is; ``auto`` goes by each document's kind, ``neighbours`` needs no links but takes the
+    documents most alike in their words. Pairs are of each of ``relations`` equally often; without a single link, of
+    those that need none.
+    """
+
+    graph: Graph = "auto"
+    relations: tuple[Relation, ...] = Field(default=("contiguous", "random", "linked"), min_length=1)
+    segment: int = Field(default=800, ge=16, description="characters of a segment, at most")
+    passes: int = Field(default=1, gt=0, description="pairs that each segment begins")
+    neighbours: int = Field(default=5, gt=0, description="of each document, for graph: neighbours")
+    holdout: float = Field(default=0.1, ge=0, lt=1, description="share of documents never trained on")
+
+    @field_validator("relations")
+    @classmethod
+    def distinct(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        """A relation named twice would be drawn twice as often."""
+        if len(set(value)) < len(value):
+            raise ValueError(f"each relation counts once, got {list(value)}")
         return value

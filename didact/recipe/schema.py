@@ -22,7 +22,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
-from didact.data.settings import Data
+from didact.data.settings import Data, Pairing
 from didact.engine.settings import Training, Turn
 from didact.model.settings import Scratch
 from didact.recipe.measured import Expected, MeasureSpec, expectation
@@ -131,6 +131,22 @@ class Tokenizer(Stage):
     kind = "tokenizer"
     data: Data
     vocab_size: int = Field(default=8192, ge=257)
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said."""
+        return {("data",): self.data}
+
+
+class Links(Stage, Pairing):
+    """Pairs of segments of documents that point at each other, to be read together."""
+
+    kind = "links"
+    data: Data
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Pairs, the documents they are of, and what is held out of both."""
+        return ("pairs", "documents", *(("pairs.heldout", "documents.heldout") if self.holdout else ()))
 
     def inputs(self) -> dict[tuple[str | int, ...], Data]:
         """All data this stage reads, by where in the stage it is said."""
@@ -296,7 +312,9 @@ class Compare(Stage):
         return found
 
 
-KINDS: dict[str, type[Stage]] = {cls.kind: cls for cls in (Corpus, Tokenizer, Pretrain, Finetune, Evaluate, Compare)}
+KINDS: dict[str, type[Stage]] = {
+    cls.kind: cls for cls in (Corpus, Tokenizer, Links, Pretrain, Finetune, Evaluate, Compare)
+}
 
 
 def _kind(value: Any) -> str | None:
@@ -308,6 +326,7 @@ def _kind(value: Any) -> str | None:
 Plain = (
     Annotated[Corpus, Tag("corpus")]
     | Annotated[Tokenizer, Tag("tokenizer")]
+    | Annotated[Links, Tag("links")]
     | Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Finetune, Tag("finetune")]
     | Annotated[Evaluate, Tag("evaluate")]

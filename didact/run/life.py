@@ -21,6 +21,7 @@ from didact.recipe.schema import (
     Evaluate,
     Finetune,
     Learning,
+    Links,
     Pretrain,
     Recipe,
     Stage,
@@ -188,10 +189,12 @@ def _learning(stage: Stage) -> list[Learning]:
 
 
 INDEPENDENT = (Corpus, Tokenizer)  # what they leave does not depend on the model so far
+INDEPENDENT = (Corpus, Tokenizer, Links)  # what they leave does not depend on the model so far
 
 DO: dict[type[Stage], Callable[..., Artifact]] = {
     Corpus: stages.corpus,
     Tokenizer: stages.tokenizer,
+    Links: stages.links,
     Pretrain: stages.learn,
     Finetune: stages.learn,
     Evaluate: stages.evaluate_stage,

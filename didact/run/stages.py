@@ -34,7 +34,7 @@ from didact.model.tune import Tuned, apply
 from didact.objective import resolve
 from didact.objective.base import Objective
 from didact.objective.tokens import Causal, Prefix
-from didact.recipe.schema import Corpus, Evaluate, Learning, Tokenizer
+from didact.recipe.schema import Corpus, Evaluate, Learning, Links, Tokenizer
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.folder import Artifact, StageFolder
@@ -95,6 +95,19 @@ def tokenizer(stage: Tokenizer, ground: Ground, folder: StageFolder) -> Artifact
             tokenizers.save(trained, where, 1 << 20)
     ground.mesh.barrier()
     return Artifact(tokenizer=where, facts={"vocab_size": stage.vocab_size})
+
+
+def links(stage: Links, ground: Ground, folder: StageFolder) -> Artifact:
+    """Draws pairs of linked documents."""
+    from didact.data.links.build import build
+    from didact.data.source import examples
+
+    facts: dict[str, Any] = {}
+    if ground.mesh.main:
+        with on_disk(folder.path, "make the pairs"):
+            facts = build(examples(stage.data, ground.outputs, stage.seed), stage, stage.seed, folder.path, ground.say)
+    ground.mesh.barrier()
+    return Artifact(outputs={name: folder.path / f"{name}.jsonl" for name in stage.outputs}, facts=facts)
 
 
 def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:

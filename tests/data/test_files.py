@@ -272,7 +272,7 @@ def test_html_is_read_as_a_reader_sees_it(tmp_path):
 
 def test_deeply_nested_html_does_not_overflow(tmp_path):
     (tmp_path / "a.html").write_text("<div>" * 10_000 + "deep")
-    assert next(read(tmp_path / "a.html"))[1] == {"text": "deep"}
+    assert next(read(tmp_path / "a.html"))[1] == {"text": "deep", "links": []}
 
 
 def test_escaped_text_that_looks_like_keys_is_no_duplicate(tmp_path):

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from didact.data.domain.gutenberg import gutenberg
+from didact.data.domain.npm import npm_docs
 from didact.data.domain.stdlib import python_stdlib
 from didact.data.fetch import cache_dir, fetch
 from didact.errors import UsageProblem
@@ -22,12 +23,26 @@ def build_python_stdlib(folder: Path, holdout: float, seed: int, say: Say, only:
 
 def build_gutenberg(folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str]) -> dict[str, Any]:
     """Eighteen books, fetched into the user's cache once."""
-    if only:
-        raise UsageProblem("the domain 'gutenberg' has no parts to choose from", remedy="leave 'only' out")
+    _whole("gutenberg", only)
     return gutenberg(folder, holdout, seed, fetch("gutenberg", cache_dir(), say))
 
 
-DOMAINS: Mapping[str, Domain] = {"python-stdlib": build_python_stdlib, "gutenberg": build_gutenberg}
+def build_npm_docs(folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str]) -> dict[str, Any]:
+    """A manual of pages that link to each other, fetched into the user's cache once."""
+    _whole("npm-docs", only)
+    return npm_docs(folder, holdout, seed, fetch("npm-docs", cache_dir(), say))
+
+
+def _whole(name: str, only: Sequence[str]) -> None:
+    if only:
+        raise UsageProblem(f"the domain {name!r} has no parts to choose from", remedy="leave 'only' out")
+
+
+DOMAINS: Mapping[str, Domain] = {
+    "python-stdlib": build_python_stdlib,
+    "gutenberg": build_gutenberg,
+    "npm-docs": build_npm_docs,
+}
 
 
 def build(name: str, folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str] = ()) -> dict[str, Any]:
