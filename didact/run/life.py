@@ -188,7 +188,6 @@ def _learning(stage: Stage) -> list[Learning]:
     return [one for one in stages if isinstance(one, Learning)]
 
 
-INDEPENDENT = (Corpus, Tokenizer)  # what they leave does not depend on the model so far
 INDEPENDENT = (Corpus, Tokenizer, Links)  # what they leave does not depend on the model so far
 
 DO: dict[type[Stage], Callable[..., Artifact]] = {
