@@ -12,20 +12,20 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import torch
 
 from didact.errors import DataProblem, ResourceProblem
+from didact.model.encoder import Auto, auto_class, kind_named, kind_of
 from didact.model.shards import Shapes, read_json, shards
 
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-Auto = Literal["causal", "masked", "base"]
-
 CONFIG, ADAPTER = "config.json", "adapter_config.json"
 HUB_ID = re.compile(r"[\w.-]+/[\w.-]+")
+BESIDE = re.compile(r"(^|\.)(pooler|seq_relationship|sop_classifier)\.")  # next-sentence and sentence-order prediction
 # Fields of a configuration that make transformers run, fetch or swap something besides the model they describe.
 FOREIGN = {"auto_map", "transformers_weights", "fusion_config", "distributed_config", "custom_pipelines"}
 FOREIGN_START = ("_attn_implementation", "attn_implementation", "_experts_implementation", "experts_implementation")
@@ -43,10 +43,11 @@ IMPOSSIBLE = (
 )
 
 
-def load(where: str | Path, dtype: torch.dtype, attention: str = "reach", auto: Auto = "causal") -> PreTrainedModel:
+def load(where: str | Path, dtype: torch.dtype, attention: str = "reach", auto: Auto | None = None) -> PreTrainedModel:
     """The model ``where`` names, on the CPU, in evaluation mode and in ``dtype``.
 
-    ``attention`` is the name of the attention it computes with; "reach" is Didact's own.
+    ``attention`` is the name of the attention it computes with; "reach" is Didact's own. ``auto`` is the kind of model,
+    by default what the checkpoint says: causal, masked (an encoder with its head), or base, without a head.
     Raises DataProblem (one line naming the file) for anything wrong with the checkpoint.
     """
     folder = resolve(where)
@@ -125,11 +126,12 @@ def check_folder(folder: Path) -> None:
         _config(folder, raw, sum(len(shapes) for shapes in shards(folder).values()))
 
 
-def _load_folder(folder: Path, dtype: torch.dtype, attention: str, auto: Auto) -> PreTrainedModel:
+def _load_folder(folder: Path, dtype: torch.dtype, attention: str, auto: Auto | None) -> PreTrainedModel:
     raw = _settings(folder)
     files = shards(folder)
     config = _config(folder, raw, sum(len(shapes) for shapes in files.values()))
     with quiet():
+        auto = auto or kind_named(config)
         kind = _class(folder, config, auto)
         _check_size(folder, kind, config, files)
         return _fill(folder, kind, config, files, dtype, attention, auto)
@@ -247,15 +249,19 @@ def _fill(
 
 
 def _check_weights(folder: Path, info: dict[str, Any], auto: Auto) -> None:
-    """Every weight the model has and every weight the files have is the same weight; ``base`` may leave heads over."""
+    """Every weight the model has and every weight the files have is the same weight.
+
+    Heads may be left over: any by ``base``, by ``masked`` those of what BERT learned beside masked tokens.
+    """
     remedy = f"{CONFIG} and the weight files belong to different checkpoints"
     for name, stored, wanted in sorted(info["mismatched_keys"]):
         what = f"weight {name} has shape {tuple(stored)}, the configuration wants {tuple(wanted)}"
         raise DataProblem(what, where=str(folder), remedy=remedy)
     if info["missing_keys"]:
         raise DataProblem(f"weights missing: {some(info['missing_keys'])}", where=str(folder), remedy=remedy)
-    if info["unexpected_keys"] and auto != "base":
-        what = f"weights the model has no place for: {some(info['unexpected_keys'])}"
+    strange = [name for name in info["unexpected_keys"] if auto == "causal" or not BESIDE.search(name)]
+    if strange and auto != "base":
+        what = f"weights the model has no place for: {some(strange)}"
         raise DataProblem(what, where=str(folder), remedy=remedy)
 
 
@@ -280,13 +286,12 @@ def cast(model: PreTrainedModel, dtype: torch.dtype) -> PreTrainedModel:
     """
     if model.dtype == dtype:
         return model
-    from transformers import AutoModelForCausalLM
-
     attention = model.config._attn_implementation
     with quiet():
-        other = AutoModelForCausalLM.from_config(model.config, dtype=dtype, attn_implementation=attention)
+        other = auto_class(kind_of(model)).from_config(model.config, dtype=dtype, attn_implementation=attention)
     other.load_state_dict(model.state_dict())
-    other.generation_config = model.generation_config
+    if model.can_generate():
+        other.generation_config = model.generation_config
     train_every_row(other)
     return other.train(model.training)
 

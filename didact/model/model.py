@@ -1,6 +1,7 @@
 """A transformers model as objectives and samplers see it: hidden states, and log-probabilities where they count."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, cast
 
 import torch
@@ -9,15 +10,23 @@ from transformers import PreTrainedModel
 
 from didact.batch import Batch
 from didact.errors import UsageProblem
-from didact.model import attention, head
+from didact.model import attention, encoder, head
+
+PROBE = (7, 5)  # tokens of the two documents on which a model is checked
 
 
 class Model(nn.Module):
-    """Wraps a causal language model of transformers; its weights stay ``net``'s, under their own names."""
+    """Wraps a language model of transformers; its weights stay ``net``'s, under their own names.
+
+    ``encoder``: it was made to read text in both directions. A model without a head can be embedded and predicts
+    nothing.
+    """
 
     def __init__(self, net: PreTrainedModel):
         super().__init__()
         self.net = net
+        self.encoder = encoder.encodes(net.config)
+        self.first_position = encoder.first_position(net.config.model_type, net.config.pad_token_id)
         self.heads = nn.ModuleDict()  # an objective's own, by name; saved beside the network
         self.everyone: Callable[[Tensor], Tensor] = _mine  # what gathers rows over processes; the engine sets it
 
@@ -54,8 +63,28 @@ class Model(nn.Module):
     def outer(self) -> list[nn.Parameter]:
         """Parameters of the embeddings and the head: what Muon leaves to AdamW."""
         tables = [module for module in self.net.modules() if isinstance(module, nn.Embedding)]
-        head = cast(nn.Module, self.net.get_output_embeddings())
-        return list({id(p): p for module in (*tables, head, self.heads) for p in module.parameters()}.values())
+        head = [cast(nn.Module, self.decoder)] if self.predicts else []
+        return list({id(p): p for module in (*tables, *head, self.heads) for p in module.parameters()}.values())
+
+    @property
+    def predicts(self) -> bool:
+        """Whether the network has a head that predicts tokens."""
+        return self.net.get_output_embeddings() is not None
+
+    @property
+    def decoder(self) -> Any:
+        """The matrix (and bias) from hidden states to logits. Raises UsageProblem for a network without one."""
+        if not self.predicts:
+            what = f"{type(self.net).__name__} has no head that predicts tokens"
+            raise UsageProblem(what, remedy="embed with it, or choose a checkpoint that was saved with its head")
+        return self.net.get_output_embeddings()
+
+    def check_writes(self) -> None:
+        """Raises UsageProblem for a network that cannot write text left to right."""
+        if self.encoder or not self.predicts:
+            why = "reads text in both directions" if self.encoder else "has no head that predicts tokens"
+            what = f"{type(self.net).__name__} {why}, so it cannot write"
+            raise UsageProblem(what, remedy="embed or measure with it; to write, choose a causal language model")
 
     @property
     def served(self) -> dict[str, Any]:
@@ -76,7 +105,7 @@ class Model(nn.Module):
         """Last hidden states [B, T, D]; who sees whom is ``batch.doc`` and ``batch.reach``."""
         output: Any = self.body(
             input_ids=batch.token,
-            position_ids=batch.position,
+            position_ids=batch.position + self.first_position,
             sight=attention.Sight(batch.doc, batch.reach),
             use_cache=False,
         )
@@ -90,46 +119,73 @@ class Model(nn.Module):
         ``where`` is best the weight of the loss, which makes the head's gradient in the forward pass; see ``head``,
         also for ``smoothing`` and ``z_loss``.
         """
-        out = cast(Any, self.net.get_output_embeddings())
+        out, between = self.decoder, encoder.between(self.net)
         softcap = getattr(self.net.config, "final_logit_softcapping", None)
-        return head.logprob(
-            hidden, out.weight, out.bias, target, where, softcap=softcap, smoothing=smoothing, z_loss=z_loss
+        score = partial(
+            head.logprob, weight=out.weight, bias=out.bias, softcap=softcap, smoothing=smoothing, z_loss=z_loss
         )
+        if between is None:
+            return score(hidden, target=target, where=where)
+        index = where.flatten().nonzero()[:, 0]  # [N]
+        picked = between(hidden.flatten(0, -2)[index])  # [N, D]
+        found = score(picked, target=target.flatten()[index], where=where.flatten()[index])
+        return found.new_zeros(where.numel()).index_copy(0, index, found).view(where.shape)
 
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of every hidden state given, [..., V]: for sampling, where they are few."""
-        logits = cast(nn.Module, self.net.get_output_embeddings())(hidden)
+        between = encoder.between(self.net)
+        logits = self.decoder(hidden if between is None else between(hidden))
         softcap = getattr(self.net.config, "final_logit_softcapping", None)
         return logits if softcap is None else softcap * torch.tanh(logits / softcap)
 
     @torch.no_grad()
     def check(self) -> None:
-        """Holds ``hidden`` and ``logprob`` against the network's own forward on a few tokens.
+        """Holds ``hidden`` and ``logprob`` on two documents in a row against the network's own forward on each.
 
         Raises UsageProblem for an architecture that does something else between its last hidden state and its
         logits (a scale, a second norm), or whose attention cannot be expressed; better now than trained wrong.
         """
-        vocabulary = cast(Any, self.net.get_output_embeddings()).weight.shape[0]
-        device = next(self.net.parameters()).device
-        token = (torch.arange(12, device=device)[None] * 7919 + 13) % vocabulary  # [1, 12]
-        index = torch.arange(12, device=device)[None]
-        batch = Batch({"token": token, "position": index, "doc": torch.zeros_like(index), "reach": index})
+        batch = self._probe()
         training, implementation = self.net.training, str(self.net.config._attn_implementation)
         self.net.eval()
         try:
-            ours = self.logprob(self.hidden(batch), token, torch.ones_like(token, dtype=torch.float32))
+            hidden = self.hidden(batch)
             self.net.set_attn_implementation("eager")
-            theirs = self.net(input_ids=token, use_cache=False).logits.float().log_softmax(-1)
+            parts = [self.net(input_ids=token, use_cache=False) for token in batch.token.split(PROBE, 1)]
         finally:
             self.net.set_attn_implementation(implementation)
             self.net.train(training)
-        error = (ours - theirs.gather(-1, token[..., None])[..., 0]).abs().max().item()
-        if not error < (2e-2 if ours.dtype == self.net.dtype else 0.3):  # bf16 rounds the two paths differently
+        if self.predicts:
+            ours = self.logprob(hidden, batch.token, torch.ones_like(batch.token, dtype=torch.float32))
+            theirs = torch.cat([part.logits for part in parts], 1).float().log_softmax(-1)
+            theirs, where = theirs.gather(-1, batch.token[..., None])[..., 0], "between hidden states and logits"
+        else:
+            ours, where = hidden.float(), "up to its hidden states"
+            theirs = torch.cat([part.last_hidden_state for part in parts], 1).float()
+        error = (ours - theirs).abs().max().item()
+        if not error < (2e-2 if self.net.dtype == ours.dtype else 0.3):  # bf16 rounds the two paths differently
             raise UsageProblem(
-                f"{type(self.net).__name__} does more between hidden states and logits than Didact reproduces "
-                f"(log-probabilities differ by {error:.2g})",
+                f"{type(self.net).__name__} does more {where} than Didact reproduces (they differ by {error:.2g})",
                 remedy="choose another base model",
             )
+
+    def _probe(self) -> Batch:
+        """Two documents in one row, no token of which is padding."""
+        config, device = self.net.config.get_text_config(), next(self.net.parameters()).device
+        table: Any = self.net.get_input_embeddings()
+        index = torch.arange(sum(PROBE), device=device)[None]
+        token = (index * 7919 + 13) % table.weight.shape[0]  # [1, 12]
+        token = (token + (token == config.pad_token_id)) % table.weight.shape[0]
+        doc = (index >= PROBE[0]).long()
+        last = PROBE[0] - 1 + doc * PROBE[1]
+        return Batch(
+            {
+                "token": token,
+                "position": index - doc * PROBE[0],
+                "doc": doc,
+                "reach": last if self.encoder else index,
+            }
+        )
 
 
 def _mine(rows: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from didact.errors import Problem
+from didact.model.encoder import UNBOUNDED, auto_class, kind_of, positions
 from didact.model.extend import ExtendedEmbedding, ExtendedHead
 from didact.model.folder import write_folder
 from didact.model.load import CONFIG, load, quiet, scrub
@@ -55,7 +56,8 @@ def save_model(
         else:
             _write_model(model, fresh)
             _write_settings(model, tokenizer, fresh, stops)
-        longest = getattr(model.config.get_text_config(), "max_position_embeddings", tokenizer.model_max_length)
+        longest = positions(model.config)
+        longest = tokenizer.model_max_length if longest == UNBOUNDED else longest
         tokenizers.save(tokenizer, fresh, longest, template)
         for name, content in (extra_files or {}).items():
             (fresh / name).write_bytes(content.encode() if isinstance(content, str) else content)
@@ -86,7 +88,7 @@ def standard_state(model: PreTrainedModel) -> dict[str, Tensor]:
 
 
 def _write_model(model: PreTrainedModel, folder: Path) -> None:
-    with quiet(), _plain_generation(model):
+    with quiet(), _plain_generation(model) if model.can_generate() else nullcontext():
         model.save_pretrained(folder, state_dict=standard_state(model))
 
 
@@ -111,7 +113,7 @@ def _write_settings(
     for name in ("_name_or_path", "quantization_config"):
         config.pop(name, None)
     _dump(folder / CONFIG, config)
-    held = model.generation_config
+    held = model.generation_config if model.can_generate() else None
     if held is None:
         return
     ids = list(stops) or held.eos_token_id
@@ -138,10 +140,8 @@ def _base_name(model: PreTrainedModel) -> str:
 
 def _reload(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
     """Opens the folder as any user of transformers would, and holds every weight against what was to be written."""
-    from transformers import AutoModelForCausalLM
-
     with quiet():
-        again = AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager")
+        again = auto_class(kind_of(model)).from_pretrained(folder, attn_implementation="eager")
     found = again.state_dict()
     for name, tensor in standard_state(model).items():
         if name not in found or not torch.equal(found[name], tensor.to(found[name].device)):
@@ -162,8 +162,8 @@ def _compare(model: PreTrainedModel, again: PreTrainedModel, folder: Path) -> No
     ids = (torch.arange(count, device=model.device).view(PROBE) * 7919 + 13) % table.weight.shape[0]  # [2, 16]
     device = model.device
     with _plainly(model):
-        ours = model(input_ids=ids, use_cache=False).logits.float()
-    theirs = again.to(device).eval()(input_ids=ids, use_cache=False).logits.float()  # type: ignore
+        ours = _output(model, ids)
+    theirs = _output(again.to(device).eval(), ids)  # type: ignore
     if ours.shape != theirs.shape:
         raise Problem(f"saved logits are {list(theirs.shape)}, not {list(ours.shape)}", where=str(folder))
     error = ((ours - theirs).square().mean() / ours.square().mean().clamp(min=1e-30)).sqrt().item()
@@ -171,6 +171,12 @@ def _compare(model: PreTrainedModel, again: PreTrainedModel, folder: Path) -> No
     if not error <= allowed:
         what = f"the saved model is not the trained one: logits differ by {error:.2g}, {allowed:.0e} is allowed"
         raise Problem(what, where=str(folder), remedy="nothing was saved; report this as a bug")
+
+
+def _output(model: PreTrainedModel, ids: Tensor) -> Tensor:
+    """Logits, or the hidden states of a model without a head, fp32."""
+    found = model(input_ids=ids, use_cache=False)
+    return (found.last_hidden_state if kind_of(model) == "base" else found.logits).float()
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Builds a new model of any causal architecture transformers has, sized to a number of parameters.
+"""Builds a new model of any causal or masked architecture transformers has, sized to a number of parameters.
 
 The rule, for everything the recipe's ``config`` does not fix:
 
@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from didact.errors import UsageProblem
+from didact.model.encoder import auto_class, encodes, first_position
 from didact.model.load import IMPOSSIBLE, cast, line, quiet, train_every_row
 from didact.model.settings import Scratch
 from didact.settings import count
@@ -54,8 +55,6 @@ def build(
     Raises UsageProblem for an unknown architecture or field, values that do not fit together, and a size that
     cannot be reached.
     """
-    from transformers import AutoModelForCausalLM
-
     from didact.model.attention import register
 
     register()
@@ -64,7 +63,7 @@ def build(
     with torch.random.fork_rng(devices=[]), quiet():
         torch.manual_seed(seed)
         config = architecture.config(shape.width, shape.depth)
-        model = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="reach").eval()
+        model = architecture.auto.from_config(config, dtype=torch.float32, attn_implementation="reach").eval()
     train_every_row(model)
     return cast(model, dtype)
 
@@ -76,6 +75,7 @@ class _Architecture:
         self.kind = _config_class(spec.architecture)
         with quiet():
             plain = self.kind()
+        self.auto = auto_class("masked" if encodes(plain) and not spec.config.get("is_decoder") else "causal")
         self.aliases = {v: k for k, v in plain.attribute_map.items()}  # their own name -> the common name
         self.fields: dict[str, Any] = {self.common(name): value for name, value in plain.to_dict().items()}
         self.given: dict[str, Any] = {self.common(name): value for name, value in spec.config.items()}
@@ -89,7 +89,10 @@ class _Architecture:
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
-            "max_position_embeddings": context,
+            "max_position_embeddings": context + first_position(self.kind.model_type, tokenizer.pad_token_id),
+            "cls_token_id": tokenizer.bos_token_id if tokenizer.cls_token_id is None else tokenizer.cls_token_id,
+            "sep_token_id": tokenizer.eos_token_id if tokenizer.sep_token_id is None else tokenizer.sep_token_id,
+            "mask_token_id": tokenizer.mask_token_id,
             "tie_word_embeddings": count(spec.size) < TIE_BELOW,
         }
         # Dropout would make a step depend on how it is cut; a recipe that wants it says so.
@@ -121,11 +124,10 @@ class _Architecture:
     def size(self, width: int, depth: int) -> int:
         """How many parameters such a model has, without making it."""
         from huggingface_hub.errors import StrictDataclassError
-        from transformers import AutoModelForCausalLM
 
         try:
             with torch.device("meta"), quiet():
-                return AutoModelForCausalLM.from_config(self.config(width, depth)).num_parameters()
+                return self.auto.from_config(self.config(width, depth)).num_parameters()
         except (StrictDataclassError, *IMPOSSIBLE) as error:
             what = f"these values make no {self.kind.model_type} model ({line(error)})"
             raise UsageProblem(what, where="base.config") from error
@@ -137,12 +139,12 @@ def _key_value_heads(heads: int) -> int:
 
 
 def _config_class(name: str) -> type[PreTrainedConfig]:
-    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, MODEL_FOR_MASKED_LM_MAPPING
 
-    causal = {kind.model_type for kind in MODEL_FOR_CAUSAL_LM_MAPPING}
-    if name not in causal or name not in CONFIG_MAPPING:
-        near = difflib.get_close_matches(name, sorted(causal), n=3, cutoff=0.5) or ["qwen3", "llama"]
-        what = f"transformers has no causal language model called {name!r}"
+    known = {kind.model_type for kind in (*MODEL_FOR_CAUSAL_LM_MAPPING, *MODEL_FOR_MASKED_LM_MAPPING)}
+    if name not in known or name not in CONFIG_MAPPING:
+        near = difflib.get_close_matches(name, sorted(known), n=3, cutoff=0.5) or ["qwen3", "llama"]
+        what = f"transformers has no causal or masked language model called {name!r}"
         raise UsageProblem(what, where="base.architecture", remedy=f"try {', '.join(near)}")
     return CONFIG_MAPPING[name]
 

@@ -87,9 +87,11 @@ class Sampler:
         ``sampling`` is one for all, whose seed then goes up by one a prompt, or one a prompt. ``openings`` are the
         numbers of tokens before the first answer of each prompt, by default all of it: what a model trained with
         ``prefix`` reads in both directions. ``documents`` were read before and stand before their prompts, which go on
-        from them. Raises UsageProblem for a prompt that is empty or leaves no room in the model's context, and for a
-        document that another model has read.
+        from them. Raises UsageProblem for a model that cannot write, for a prompt that is empty or leaves no room in
+        the model's context, and for a document that another model has read.
         """
+        if prompts:
+            self.model.check_writes()
         each = self._each(sampling, len(prompts))
         ends = openings or [len(prompt) for prompt in prompts]
         before = self._checked(documents or [None] * len(prompts))

@@ -21,6 +21,7 @@ class Chat:
     """A model and a conversation with it."""
 
     def __init__(self, named: Named, system: str | None, sampling: Sampling, say: Callable[[str], None]):
+        named.model.check_writes()
         self.renderer = named.renderer
         self.sampler = Sampler(
             named.model, partial(named.renderer.decode, skip_special=True), named.renderer.stops, slots=1

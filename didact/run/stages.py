@@ -24,6 +24,7 @@ from didact.engine.precision import pick_dtype
 from didact.engine.train import Loop, Place, Source, length
 from didact.errors import DataProblem, UsageProblem
 from didact.model import attention
+from didact.model.encoder import positions
 from didact.model.extend import fit
 from didact.model.load import load
 from didact.model.model import Model
@@ -225,24 +226,27 @@ def _net(
     else:
         assert ground.scratch is not None
         net = build(ground.scratch, tokenizer, stage.context, stage.seed, dtype)
-    if stage.context > positions(net):
+    if stage.context > positions(net.config):
         raise UsageProblem(
-            f"context {stage.context} is more than the {positions(net)} positions of the model",
+            f"context {stage.context} is more than the {positions(net.config)} positions of the model",
             where=stage.name,
-            remedy=f"set context to {positions(net)} or less",
+            remedy=f"set context to {positions(net.config)} or less",
         )
     fit(net, max(tokenizer.get_vocab().values()) + 1)  # for a mask token, which the tokenizer may have been given
     return net, apply(net, stage.tune, tokenizer, stage.seed)
 
 
 def scorer(model: Model) -> Objective:
-    """The objective that scores text as the model reads it."""
+    """The objective that scores text as the model reads it.
+
+    Raises UsageProblem for an encoder, which gives no text a probability.
+    """
+    if model.encoder:
+        raise UsageProblem(
+            "an encoder reads text in both directions, so its bits per byte cannot be measured",
+            remedy="measure a held-out loss: evaluate: {measures: {words: {loss: {data: ..., objective: masked}}}}",
+        )
     return Prefix() if model.bidirectional_prompt else Causal()
-
-
-def positions(net: PreTrainedModel) -> int:
-    """How many tokens the model was made to see at once."""
-    return getattr(net.config.get_text_config(), "max_position_embeddings", None) or 1 << 30
 
 
 def check_vocabulary(net: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, where: Path) -> None:
@@ -259,7 +263,7 @@ def check_vocabulary(net: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, w
 
 def endings(net: PreTrainedModel) -> list[int]:
     """The ids with which the model's own generation settings end."""
-    ends = net.generation_config.eos_token_id if net.generation_config else None
+    ends = net.generation_config.eos_token_id if net.can_generate() and net.generation_config else None
     return ends if isinstance(ends, list) else [] if ends is None else [ends]
 
 
@@ -352,7 +356,7 @@ def _measure(
     check_vocabulary(net, renderer.tokenizer, where)
     model = Model(net).to(ground.mesh.device)
     model.check()
-    context = min(stage.context, positions(net))
+    context = min(stage.context, positions(net.config))
     if stage.data and context < stage.context:
         ground.say(f"{stage.name}: the model has {context} positions, so it reads windows of {context} tokens")
     sets = {
