@@ -10,6 +10,7 @@ Columns of a token batch, all [B, T] unless said:
     position  int64, position inside the document, what the model's position embedding sees
     reach     int64, index in the row of the last token this one may see (q sees k iff
               doc[q] == doc[k] and k <= reach[q])
+    order     int64, where a row holds its documents noised and clean: which copy of which block (see Sight)
     trained   bool, true where a token is to be predicted (or, in a text to be embedded, pooled)
     value     float32 [B], the number an example of several texts carries; its texts are the row's documents
     row       int64 [B], the row's number in the stream: the key of all its randomness

@@ -75,7 +75,7 @@ def dispatch(
     dropout: float = 0.0,
 ) -> Tensor:
     """The fastest path that computes this, [B, H, Q, hd]; all equal ``attention_plain.oracle``."""
-    if dropout == 0.0:
+    if dropout == 0.0 and sight.order is None:
         if sight.doc is None:
             return attention_decode.attention(query, key, value, sight, scale, window, softcap)
         if query.device.type == "cpu":

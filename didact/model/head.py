@@ -35,13 +35,14 @@ def logprob(
     temperature: float = 1.0,
     smoothing: float = 0.0,
     z_loss: float = 0.0,
+    never: int | None = None,
 ) -> Tensor:
     """``log softmax(f(hidden @ weight.T + bias) / temperature)[target]`` where ``where`` is not zero, else 0.
 
     hidden [..., D], weight [V, D], bias [V], target and where [...] -> [...] in fp32 (fp64 for fp64 input).
     ``f(x) = softcap * tanh(x / softcap)`` (Gemma 2, arXiv:2408.00118, section 2). With ``smoothing`` e it is
-    ``(1 - e) log p(target) + e mean_v log p(v)``; ``z_loss`` c takes ``c log^2 Z`` off. Fastest when the loss is
-    ``-(logprob * where).sum()`` times any constant; exact for every loss.
+    ``(1 - e) log p(target) + e mean_v log p(v)``; ``z_loss`` c takes ``c log^2 Z`` off. The id ``never``
+    has no chance. Fastest when the loss is ``-(logprob * where).sum()`` times any constant; exact for every loss.
     """
     index = where.flatten().nonzero().squeeze(1)  # [N]
     picked = hidden.flatten(0, -2)[index]  # [N, D]
@@ -53,7 +54,7 @@ def logprob(
         learn and (weight.requires_grad or (bias is not None and bias.requires_grad)),
     )
     with torch.autocast(hidden.device.type, enabled=False):
-        head = Head(softcap, temperature, chunk, smoothing, z_loss)
+        head = Head(softcap, temperature, chunk, smoothing, z_loss, never)
         found = Logprob.apply(picked, weight.to(hidden.dtype), bias, goal, guess.to(wide), head, learns)
     return torch.zeros(where.numel(), dtype=wide, device=hidden.device).index_copy(0, index, found).view(where.shape)
 
@@ -67,6 +68,7 @@ class Head:
     chunk: int
     smoothing: float = 0.0
     z_loss: float = 0.0
+    never: int | None = None
 
     def score(self, h: Tensor, weight: Tensor, bias: Tensor | None, goal: Tensor, slope: bool) -> tuple[Tensor, Tensor]:
         """Log-probabilities [N] of the goals, and their gradient for the logits [N, V] when ``slope``."""
@@ -84,6 +86,8 @@ class Head:
             x = capped * self.softcap
         if self.temperature != 1.0:
             x = x / self.temperature
+        if self.never is not None:
+            x[:, self.never] = -math.inf  # and so is its gradient: zero
         top = x.amax(-1, keepdim=True)
         at_goal = x.gather(1, goal[:, None]) - top
         p = torch.sub(x, top).mul_(LOG2E).exp2_()  # exp2 is three times as fast as exp

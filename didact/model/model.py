@@ -106,24 +106,30 @@ class Model(nn.Module):
         output: Any = self.body(
             input_ids=batch.token,
             position_ids=batch.position + self.first_position,
-            sight=attention.Sight(batch.doc, batch.reach),
+            sight=attention.Sight(batch.doc, batch.reach, batch.get("order")),
             use_cache=False,
         )
         return output.last_hidden_state
 
     def logprob(
-        self, hidden: Tensor, target: Tensor, where: Tensor, *, smoothing: float = 0.0, z_loss: float = 0.0
+        self,
+        hidden: Tensor,
+        target: Tensor,
+        where: Tensor,
+        *,
+        smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        never: int | None = None,
     ) -> Tensor:
         """Log-probability of ``target`` [B, T] where ``where`` [B, T] is not zero, fp32; 0 elsewhere.
 
         ``where`` is best the weight of the loss, which makes the head's gradient in the forward pass; see ``head``,
-        also for ``smoothing`` and ``z_loss``.
+        also for ``smoothing`` and ``z_loss``. The id ``never`` has no chance.
         """
         out, between = self.decoder, encoder.between(self.net)
         softcap = getattr(self.net.config, "final_logit_softcapping", None)
-        score = partial(
-            head.logprob, weight=out.weight, bias=out.bias, softcap=softcap, smoothing=smoothing, z_loss=z_loss
-        )
+        how: dict[str, Any] = {"softcap": softcap, "smoothing": smoothing, "z_loss": z_loss, "never": never}
+        score = partial(head.logprob, weight=out.weight, bias=out.bias, **how)
         if between is None:
             return score(hidden, target=target, where=where)
         index = where.flatten().nonzero()[:, 0]  # [N]

@@ -3,6 +3,11 @@
 ``q sees k  iff  doc[q] == doc[k] and k <= reach[q] and |q - k| < window``
 
 ``reach = q`` is causal, the document's last token is bidirectional, the prompt's last token is prefix-LM.
+
+Block diffusion reads a row twice, noised and clean, which no ``reach`` can say. There a second integer joins the rule,
+``order``, odd for the noised copy of a block and the next even number for its clean one:
+
+``order[q] == order[k] or (order[k] is even and order[k] < order[q])``
 """
 
 from __future__ import annotations
@@ -13,6 +18,8 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
+from didact.errors import UsageProblem
+
 Derived = TypeVar("Derived")
 
 
@@ -21,12 +28,13 @@ class Sight:
 
     ``doc`` int [B, T] is the document of a token, -1 for padding; ``reach`` int64 [B, T] is the index in the row of
     the last token this one may see. A document is one unbroken run of its row, and a token sees at least one token of
-    it. What padding computes is finite and reaches nobody; otherwise it means nothing.
+    it. What padding computes is finite and reaches nobody; otherwise it means nothing. With ``order`` int64 [B, T] a
+    document may stand in its row twice, and the slower path of the dense mask is taken.
     """
 
-    def __init__(self, doc: Tensor, reach: Tensor):
+    def __init__(self, doc: Tensor, reach: Tensor, order: Tensor | None = None):
         self.doc: Tensor | None = doc
-        self.reach = reach
+        self.reach, self.order = reach, order
         self._derived: dict[tuple[Any, ...], Any] = {}
 
     @classmethod
@@ -55,4 +63,9 @@ def allowed(sight: Sight, keys: int, window: int | None) -> Tensor:
     if sight.doc is None:
         return sees if window is None else sees & (sight.reach[..., None] - k < window)
     sees = sees & (sight.doc[:, :, None] == sight.doc[:, None, :])
+    if sight.order is not None:
+        if window is not None:
+            raise UsageProblem("block diffusion does not know sliding windows", remedy="leave out block")
+        q, k = sight.order[:, :, None], sight.order[:, None, :]
+        return sees & ((q == k) | ((k % 2 == 0) & (k < q)))
     return sees if window is None else sees & ((k[:, None] - k).abs() < window)

@@ -5,10 +5,17 @@ from typing import Any
 
 from didact.named import make
 from didact.objective.base import Objective
+from didact.objective.diffusion import Diffusion
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 
-NAMES: dict[str, type[Objective]] = {"causal": Causal, "sft": Causal, "prefix": Prefix, "masked": Masked}
+NAMES: dict[str, type[Objective]] = {
+    "causal": Causal,
+    "sft": Causal,
+    "prefix": Prefix,
+    "masked": Masked,
+    "diffusion": Diffusion,
+}
 
 
 def resolve(name: str, options: Mapping[str, Any]) -> Objective:

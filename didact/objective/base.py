@@ -24,9 +24,16 @@ class LanguageModel(Protocol):
         ...
 
     def logprob(
-        self, hidden: Tensor, target: Tensor, where: Tensor, *, smoothing: float = 0.0, z_loss: float = 0.0
+        self,
+        hidden: Tensor,
+        target: Tensor,
+        where: Tensor,
+        *,
+        smoothing: float = 0.0,
+        z_loss: float = 0.0,
+        never: int | None = None,
     ) -> Tensor:
-        """Log-probability of ``target`` where ``where`` is not zero, 0 elsewhere; fp32 [B, T].
+        """Log-probability of ``target`` where ``where`` is not zero, 0 elsewhere; fp32 [B, T]; ``never`` has none.
 
         ``(1 - smoothing) log p(target) + smoothing mean_v log p(v) - z_loss log^2 Z`` where these are given.
         """
@@ -66,7 +73,7 @@ class Objective:
         """How a model trained so is to be read, written into its ``config.json`` (under ``didact``).
 
         ``bidirectional_prompt``: true says that the opening of a document, up to its first trained token, is read in
-        both directions.
+        both directions. ``text_diffusion``: it writes by unmasking; see ``Diffusion``.
         """
         return {}
 

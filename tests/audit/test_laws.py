@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from didact.audit import laws
+from didact.objective.diffusion import Diffusion
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 from didact.rng import Rng
@@ -18,6 +19,9 @@ OBJECTIVES = [
         Causal(goldfish=4, goldfish_context=2, label_smoothing=1e-3, z_loss=1e-4),
         Prefix(),
         Masked(),
+        Diffusion(),
+        Diffusion(block=4),
+        Diffusion(shift=True),
     )
 ]
 each = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)

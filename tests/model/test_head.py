@@ -48,6 +48,21 @@ def test_value_and_gradient_are_the_full_softmax(chunk, softcap, temperature, us
         torch.testing.assert_close(g, w, rtol=1e-5, atol=3e-6)
 
 
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("usual", [True, False], ids=["weighted mean", "any loss"])
+def test_an_id_without_a_chance_is_left_out_of_the_softmax(softcap, usual):
+    hidden, weight, bias, target, where = problem()
+    target[target == 7] = 8
+    ours = logprob(hidden, weight, bias, target, where, softcap, chunk=4, never=7)
+    rest = [i for i in range(V) if i != 7]
+    theirs = plain(hidden, weight[rest], bias[rest], target - (target > 7).long(), where, softcap)
+    torch.testing.assert_close(ours, theirs, rtol=1e-6, atol=1e-6)
+    up = -where / where.sum() if usual else torch.randn(where.shape)
+    got = gradients((ours * up).sum(), hidden, weight, bias)
+    for g, w in zip(got, gradients((theirs * up).sum(), hidden, weight, bias), strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-5, atol=3e-6)
+
+
 def test_equals_cross_entropy():
     hidden, weight, bias, target, where = problem()
     here = where != 0
