@@ -63,3 +63,28 @@ def toy_stream(
     context: int = 32, batch_size: int = 4, seed: int = 0, pack: bool = True, rank: int = 0, world: int = 1, **corpus
 ) -> TokenStream:
     return TokenStream(toy_parts(context, **corpus), context, batch_size, seed, pack=pack, rank=rank, world=world)
+
+
+def toy_pairs(
+    batch_size: int = 4,
+    examples: int = 24,
+    seed: int = 0,
+    negatives: int = 0,
+    scored: bool = False,
+    longest: int = 12,
+    rank: int = 0,
+    world: int = 1,
+) -> TokenStream:
+    """Random examples of two texts and up to ``negatives`` more; a text's first token is read and not pooled."""
+    rng = np.random.default_rng(seed)
+    texts = [2 + (int(rng.integers(negatives + 1)) if negatives else 0) for _ in range(examples)]
+    lengths = [rng.integers(2, longest + 1, count) for count in texts]
+    sizes = np.concatenate(lengths)
+    bound = np.concatenate([[0], np.cumsum([each.sum() for each in lengths])])
+    trained = np.ones(bound[-1], np.bool_)
+    trained[np.cumsum(sizes) - sizes] = False
+    token = rng.integers(2, VOCABULARY, bound[-1]).astype(np.int32)
+    text = np.repeat(np.concatenate([np.arange(count) for count in texts]), sizes).astype(np.int16)
+    value = (rng.random(examples) if scored else np.full(examples, np.nan)).astype(np.float32)
+    corpus = Corpus(token, trained, bound, np.diff(bound) * 3, 1.0, text, value)
+    return TokenStream(cut([corpus], 32, "window")[0], 32, batch_size, seed, rank=rank, world=world)

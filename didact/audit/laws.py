@@ -4,6 +4,7 @@ The tests hold them against every objective at toy size; ``didact doctor`` again
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -73,8 +74,13 @@ def packing(model: Model, objective: Objective, packed: Batch) -> float:
     """Law 2: the gradient of packed rows against one document a row.
 
     What an objective draws for the packed rows goes with their tokens. One that draws nothing must also find the same
-    in the documents alone.
+    in the documents alone. Where a row is one example of several texts, it keeps its texts, but each is read by itself
+    and padding is of any width and content.
     """
+    if objective.several:
+        with reading_alone(model) as alone:
+            found = step_gradient(alone, objective, widened(packed), packed.size)
+        return distance(step_gradient(model, objective, packed, packed.size), found)
     ready = prepared(model, objective, packed)
     apart: list[tuple[Objective, Batch, Batch]] = [(Prepared(objective), ready, unpacked(ready))]
     if not draws(model, objective, packed):
@@ -83,6 +89,31 @@ def packing(model: Model, objective: Objective, packed: Batch) -> float:
         distance(step_gradient(model, kind, one, one.size), step_gradient(model, kind, other, other.size))
         for kind, one, other in apart
     )
+
+
+@contextmanager
+def reading_alone(model: Model) -> Iterator[Model]:
+    """The model, which for a while reads every document in a row of its own."""
+    read: Any = model.hidden
+
+    def hidden(batch: Batch) -> Tensor:
+        apart = unpacked(batch)
+        found = read(apart)
+        made = found.new_zeros(*batch["doc"].shape, found.shape[-1])
+        return made.masked_scatter((batch["doc"] >= 0)[..., None], found[apart["doc"] >= 0])
+
+    model.hidden = hidden
+    try:
+        yield model
+    finally:
+        del model.hidden
+
+
+def widened(batch: Batch) -> Batch:
+    """The batch with more padding, of tokens that mean nothing."""
+    fill = {"token": 3, "doc": -1, "position": 5, "trained": 0}
+    wider = {name: nn.functional.pad(batch[name], (0, 7), value=value) for name, value in fill.items()}
+    return batch.with_(**(wider | {"token": wider["token"].masked_fill(wider["doc"] < 0, 3)}))
 
 
 @torch.no_grad()

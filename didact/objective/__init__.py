@@ -5,6 +5,7 @@ from typing import Any
 
 from didact.named import make
 from didact.objective.base import Objective
+from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
@@ -15,6 +16,7 @@ NAMES: dict[str, type[Objective]] = {
     "prefix": Prefix,
     "masked": Masked,
     "diffusion": Diffusion,
+    "contrast": Contrast,
 }
 
 

@@ -54,11 +54,13 @@ class Objective:
 
     ``needs_mask``: the tokenizer must have a mask token; one is added where it has none. ``heads``: linear heads of its
     own, by name, with their number of outputs; they are saved beside the model. ``generates``: what it trains can write
-    left to right, so the sampler's log-probabilities must be those of the training path.
+    left to right, so the sampler's log-probabilities must be those of the training path. ``several``: an item is an
+    example of several texts, a row of its own.
     """
 
     needs_mask: ClassVar[bool] = False
     generates: ClassVar[bool] = True
+    several: ClassVar[bool] = False
     heads: ClassVar[Mapping[str, int]] = {}
 
     vocabulary: Vocabulary = field(
@@ -69,11 +71,16 @@ class Objective:
         """The same objective, told of the tokens it is to learn."""
         return replace(self, vocabulary=vocabulary)
 
+    def told(self, served: Mapping[str, Any]) -> Self:
+        """The same objective, told how the model it starts from is read (what ``served`` left there)."""
+        return self
+
     def served(self) -> dict[str, Any]:
         """How a model trained so is to be read, written into its ``config.json`` (under ``didact``).
 
         ``bidirectional_prompt``: true says that the opening of a document, up to its first trained token, is read in
-        both directions. ``text_diffusion``: it writes by unmasking; see ``Diffusion``.
+        both directions. ``text_diffusion``: it writes by unmasking; see ``Diffusion``. ``embedding``: how a text
+        becomes a vector (``pool``, ``bidirectional``, ``prompts`` by role).
         """
         return {}
 

@@ -4,13 +4,14 @@ import pytest
 import torch
 
 from didact.audit import laws
+from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 from didact.rng import Rng
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
-from tests.toy import toy_model, toy_stream, toy_vocabulary
+from tests.toy import toy_model, toy_pairs, toy_stream, toy_vocabulary
 
 OBJECTIVES = [
     objective.bind(toy_vocabulary())
@@ -22,40 +23,56 @@ OBJECTIVES = [
         Diffusion(),
         Diffusion(block=4),
         Diffusion(shift=True),
+        Contrast(symmetric=True),
+        Contrast(form="triplet", margin=1.0, pool="last", bidirectional=False),
+        Contrast(form="cosent", pool="cls", dimensions=[32, 8]),
     )
 ]
-each = pytest.mark.parametrize("objective", OBJECTIVES, ids=lambda objective: type(objective).__name__)
-speaking = pytest.mark.parametrize(
-    "objective", [o for o in OBJECTIVES if o.generates], ids=lambda objective: type(objective).__name__
-)
 
 
-def batch(pack=True):
-    return next(toy_stream(batch_size=4, pack=pack).start(0))[0]
+def named(objective):
+    return f"{type(objective).__name__}{'' if not objective.several else f'-{objective.form}'}"
+
+
+each = pytest.mark.parametrize("objective", OBJECTIVES, ids=named)
+speaking = pytest.mark.parametrize("objective", [o for o in OBJECTIVES if o.generates], ids=named)
+
+
+def batch(objective, pack=True):
+    return next(stream(objective, batch_size=4, pack=pack).start(0))[0]
+
+
+def stream(objective, pack=True, **given):
+    """Documents, or examples of several texts."""
+    if not objective.several:
+        return toy_stream(pack=pack, **given)
+    scored = objective.form == "cosent"
+    given = {name: value for name, value in given.items() if name in ("batch_size", "longest", "examples")}
+    return toy_pairs(negatives=0 if scored else 2, scored=scored, **given)
 
 
 @each
 def test_gradient_does_not_depend_on_micro_batches(objective):
-    assert laws.micro_batches(toy_model(), objective, batch()) < 1e-6
+    assert laws.micro_batches(toy_model(), objective, batch(objective)) < 1e-6
 
 
 @each
 def test_packed_equals_unpacked(objective):
-    packed = batch()
+    packed = batch(objective)
     assert (packed.doc.max(1).values > 0).any(), "nothing was packed"
     assert laws.packing(toy_model(), objective, packed) < 1e-6
 
 
 @each
 def test_weight_zero_changes_nothing(objective):
-    assert laws.weight_zero(toy_model(), objective, batch(pack=False)) < 1e-6
+    assert laws.weight_zero(toy_model(), objective, batch(objective, pack=False)) < 1e-6
 
 
 @each
 def test_the_laws_can_fail(objective):
     model, made = toy_model(), laws.Prepared(objective)
-    ready = laws.prepared(model, objective, batch())
-    shifted = laws.unpacked(ready)
+    ready = laws.prepared(model, objective, batch(objective))
+    shifted = laws.widened(ready) if objective.several else laws.unpacked(ready)
     shifted["token"][0, 0] += 1
     gradients = [laws.step_gradient(model, made, one, one.size) for one in (ready, shifted)]
     assert laws.distance(*gradients) > 1e-4
@@ -64,12 +81,13 @@ def test_the_laws_can_fail(objective):
 @each
 def test_overfits_fifty_examples(objective):
     model = toy_model(hidden_size=64, intermediate_size=128)
-    stream = toy_stream(context=128, batch_size=64, documents=50, longest=12)
-    assert len(stream.epoch(0)) < 64
-    ready = objective.prepare(model, next(stream.start(0))[0], Rng(0, 0))
+    examples = stream(objective, context=128, batch_size=50 if objective.several else 64, documents=50, longest=12)
+    assert len(examples.epoch(0)) <= 64
+    ready = objective.prepare(model, next(examples.start(0))[0], Rng(0, 0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(150):
-        loss = (objective.loss(model, ready)["token"] * ready.weight["token"]).sum() / ready.weight["token"].sum()
+        ((term, each),) = objective.loss(model, ready).items()
+        loss = (each * ready.weight[term]).sum() / ready.weight[term].sum()
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
