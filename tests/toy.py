@@ -85,6 +85,6 @@ def toy_pairs(
     trained[np.cumsum(sizes) - sizes] = False
     token = rng.integers(2, VOCABULARY, bound[-1]).astype(np.int32)
     text = np.repeat(np.concatenate([np.arange(count) for count in texts]), sizes).astype(np.int16)
-    value = (rng.random(examples) if scored else np.full(examples, np.nan)).astype(np.float32)
+    value = (rng.integers(2, size=examples) if scored else np.full(examples, np.nan)).astype(np.float32)
     corpus = Corpus(token, trained, bound, np.diff(bound) * 3, 1.0, text, value)
     return TokenStream(cut([corpus], 32, "window")[0], 32, batch_size, seed, rank=rank, world=world)

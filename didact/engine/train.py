@@ -347,7 +347,7 @@ def probe(model: Model, sources: Sequence[Source], settings: Training, mesh: Mes
     """
     for source in sources:
         try:
-            batch = full_batch(settings.context, micro).to(mesh.device)
+            batch = full_batch(settings.context, micro, next(source.stream.start(0))[0]).to(mesh.device)
             ready = source.objective.prepare(model, batch, Rng(settings.seed, -1))
             losses = source.objective.loss(model, ready)
             (0.0 * torch.stack([(loss * ready.weight[term]).sum() for term, loss in losses.items()]).sum()).backward()
@@ -359,15 +359,18 @@ def probe(model: Model, sources: Sequence[Source], settings: Training, mesh: Mes
             raise out_of_memory(settings, micro) from error
 
 
-def full_batch(context: int, rows: int) -> Batch:
-    """Rows of one document of ``context`` tokens, every token trained."""
-    index = torch.arange(context).expand(rows, context)
+def full_batch(context: int, rows: int, like: Batch) -> Batch:
+    """Rows of one document of ``context`` tokens, of as many where a row is several texts; every token trained."""
+    texts = int(like.doc.max()) + 1 if "value" in like else 1
+    index = torch.arange(texts * context).expand(rows, -1)
+    value = {"value": like.value[:1].expand(rows)} if "value" in like else {}
     return Batch(
         {
             "token": index % 7,
-            "doc": torch.zeros(rows, context, dtype=torch.int32),
-            "position": index.clone(),
-            "trained": torch.ones(rows, context, dtype=torch.bool),
+            "doc": (index // context).int(),
+            "position": index % context,
+            "trained": torch.ones(rows, texts * context, dtype=torch.bool),
+            **value,
             "row": torch.arange(rows),
         }
     )

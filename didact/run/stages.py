@@ -118,7 +118,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     tokenizer = tokenizer_for(objectives, ground)
     model, tuned = _prepared(stage, ground, tokenizer, objectives)
     renderer = Renderer(tokenizer, endings(model.net))  # after tuning, which may have added tokens
-    objectives = bound(stage, tokenizer)
+    objectives = bound(stage, tokenizer, model.served)
     sources, counts, steps = _sources(stage, ground, renderer, objectives)
     heldout = _parts(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = _held_out(model, stage, heldout, ground, folder, Place())
@@ -180,10 +180,13 @@ def evaluate_stage(stage: Evaluate, ground: Ground, folder: StageFolder) -> Arti
     return Artifact(facts=facts)
 
 
-def bound(stage: Learning, tokenizer: PreTrainedTokenizerFast) -> list[Objective]:
-    """The objectives of the stage's tasks, told of the tokens they are to learn."""
+def bound(
+    stage: Learning, tokenizer: PreTrainedTokenizerFast, served: Mapping[str, Any] | None = None
+) -> list[Objective]:
+    """The objectives of the stage's tasks, told of the tokens they are to learn and how the model is read so far."""
     known = tokenizers.vocabulary(tokenizer)
-    return [resolve(task.objective.name, task.objective.options).bind(known) for task in stage.task_list]
+    found = [resolve(task.objective.name, task.objective.options) for task in stage.task_list]
+    return [objective.bind(known).told(served or {}) for objective in found]
 
 
 def tokenizer_for(objectives: Sequence[Objective], ground: Ground) -> PreTrainedTokenizerFast:

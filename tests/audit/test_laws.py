@@ -88,10 +88,12 @@ def test_overfits_fifty_examples(objective):
     for _ in range(150):
         ((term, each),) = objective.loss(model, ready).items()
         loss = (each * ready.weight[term]).sum() / ready.weight[term].sum()
+        if loss.item() < 0.1:
+            return
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert loss.item() < 0.1
+    pytest.fail(f"the loss is still {loss.item():.3f}")
 
 
 @speaking
