@@ -112,7 +112,8 @@ def reading_alone(model: Model) -> Iterator[Model]:
 def widened(batch: Batch) -> Batch:
     """The batch with more padding, of tokens that mean nothing."""
     fill = {"token": 3, "doc": -1, "position": 5, "trained": 0}
-    wider = Batch({**batch, **{name: nn.functional.pad(batch[name], (0, 7), value=v) for name, v in fill.items()}})
+    wider = {name: nn.functional.pad(batch[name], (0, 7), value=value) for name, value in fill.items()}
+    wider = Batch({**batch, **wider}, batch.weight)
     return wider.with_(token=wider.token.masked_fill(wider.doc < 0, 3))
 
 
