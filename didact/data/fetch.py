@@ -77,6 +77,17 @@ ASSETS: Mapping[str, Asset] = {
             licence="Artistic-2.0",
             provenance="the HTML manual of npm",
         ),
+        Asset(
+            name="vader",
+            registry="pypi",
+            package="vaderSentiment",
+            version="3.3.2",
+            sha256="3bf1d243b98b1afad575b9f22bc2cb1e212b94ff89ca74f8a23a588d024ea311",
+            wanted=("vaderSentiment/vader_lexicon.txt", "vaderSentiment-*.dist-info/LICENSE.txt"),
+            limit=1_000_000,
+            licence="MIT",
+            provenance="the VADER lexicon, 7,520 English words and signs rated by ten people each (Hutto 2014)",
+        ),
     )
 }
 

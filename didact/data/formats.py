@@ -26,10 +26,11 @@ Message = dict[str, Any]
 
 @dataclass(frozen=True)
 class Document:
-    """Plain text."""
+    """Plain text, and the class it is of where it is classified."""
 
     where: str
     text: str
+    label: str = ""
 
 
 @dataclass(frozen=True)
@@ -49,11 +50,12 @@ class Conversation:
 
 @dataclass(frozen=True)
 class Completion:
-    """Text to read and the text that follows it, neither in a chat."""
+    """Text to read and the text that follows it, neither in a chat; ``options`` are what might have followed."""
 
     where: str
     prompt: str
     completion: str
+    options: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -77,8 +79,8 @@ Format = Callable[..., Example]  # (where, its fields by name) -> Example
 
 
 def text(where: str, text: Any, label: Any = None) -> Example:
-    """Documents; the ``label`` of a classified one is not read."""
-    return Document(where, _filled(where, "text", text))
+    """Documents; the ``label`` of a classified one is kept and not learned."""
+    return Document(where, _filled(where, "text", text), "" if label is None else str(label).strip())
 
 
 def messages(where: str, messages: Any, tools: Any = None) -> Example:
@@ -115,12 +117,18 @@ def alpaca(
     return _conversation(where, turns + _turns(question, _filled(where, "output", output)), None)
 
 
-def completion(where: str, prompt: Any, completion: Any, tools: Any = None) -> Example:
-    """A prompt and what follows it: both text, or both lists of messages, where only the completion's are learned."""
+def completion(where: str, prompt: Any, completion: Any, tools: Any = None, options: Any = None) -> Example:
+    """A prompt and what follows it: both text, or both lists of messages, where only the completion's are learned.
+
+    ``options`` are the texts of which the completion is the right one, for measuring.
+    """
     if not (isinstance(prompt, list) and isinstance(completion, list)):
         if tools:
             raise _problem(where, "tools beside a prompt of text", "write prompt and completion as lists of messages")
-        return Completion(where, _filled(where, "prompt", prompt), _filled(where, "completion", completion))
+        prompt, completion = _filled(where, "prompt", prompt), _filled(where, "completion", completion)
+        return Completion(where, prompt, completion, _options(where, completion, options))
+    if options:
+        raise _problem(where, "options beside a prompt of messages", "write prompt and completion as text")
     read = [_message(where, f"prompt[{i}]", turn) for i, turn in enumerate(prompt)]
     read = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in read]
     learned = [_message(where, f"completion[{i}]", turn) for i, turn in enumerate(completion)]
@@ -335,6 +343,14 @@ def _calls(where: str, name: str, calls: Any) -> list[dict[str, Any]]:
         arguments = _object(where, f"{name}[{i}].function.arguments", arguments)
         checked.append({"type": "function", **call, "function": {"name": called, "arguments": arguments}})
     return checked
+
+
+def _options(where: str, completion: str, options: Any) -> tuple[str, ...]:
+    options = _list(where, "options", options or [])
+    texts = tuple(_filled(where, f"options[{i}]", option) for i, option in enumerate(options))
+    if texts and (completion not in texts or len(set(texts)) < len(texts)):
+        raise _problem(where, "the options must be different texts, the completion among them")
+    return texts
 
 
 def _tools(where: str, tools: Any) -> tuple[dict[str, Any], ...] | None:

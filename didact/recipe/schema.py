@@ -53,6 +53,8 @@ def _objective(text: str) -> str:
 
 Name = Annotated[str, AfterValidator(_name)]
 Ceiling = Annotated[float, Field(strict=True, gt=0)]
+Shots = Annotated[int, Field(ge=1)]
+Classes = Annotated[int, Field(ge=2)]
 
 
 class ObjectiveSpec(Settings):
@@ -120,7 +122,9 @@ class Corpus(Stage):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Documents, questions, and what is held out of each."""
+        """Documents, questions, and what is held out of each; of labelled texts one output a task."""
+        if self.domain == "labelled":
+            return ("kinds", "modules", "scripts", "media", "sentiment")
         held = ("documents.heldout", "questions.heldout") if self.holdout else ()
         return ("documents", "questions", *held)
 
@@ -151,6 +155,53 @@ class Links(Stage, Pairing):
     def inputs(self) -> dict[tuple[str | int, ...], Data]:
         """All data this stage reads, by where in the stage it is said."""
         return {("data",): self.data}
+
+
+class Symbols(Stage):
+    """Makes prompts for symbol tuning out of classified texts, records of ``text`` and ``label``; a source is a task.
+
+    Leaves ``train``, prompts to fine-tune on, ``plain``, the same under their own labels, and three sets for the
+    measure ``choice``, of the same prompts from the tasks of ``heldout``: ``unseen`` under symbols that training never
+    uses, ``relevant`` under the labels themselves, ``flipped`` under labels that have changed places. Without
+    ``heldout``, a ``share`` of every task's labels is held out in its place.
+    """
+
+    kind = "symbols"
+    data: Data
+    heldout: Data | None = None
+    share: float = Field(default=0.3, gt=0, lt=1, description="of a task's labels, held out where no task is")
+    examples: int = Field(default=2000, gt=0, description="prompts to train on")
+    evaluations: int = Field(default=200, gt=0, description="prompts of each set to measure on")
+    shots: tuple[Shots, Shots] = Field(default=(2, 10), description="examples of each class, fewest and most")
+    evaluation_shots: Shots = 4
+    classes: tuple[Classes, Classes] = Field(default=(2, 4), description="classes of a prompt, fewest and most")
+    kinds: tuple[Literal["integers", "letters", "words"], ...] = Field(
+        default=("integers", "letters", "words"), min_length=1, description="of symbols"
+    )
+    longest: int = Field(default=500, gt=0, description="characters of a text; a longer one is cut at a word")
+    instructions: dict[str, str] = Field(default_factory=dict, description="what a source asks, by its path")
+    instructed: float = Field(default=0.5, ge=0, le=1, description="share of prompts that say the instruction")
+
+    @model_validator(mode="after")
+    def ordered(self) -> "Symbols":
+        """Ranges go up, and an instruction belongs to a source."""
+        for name in ("shots", "classes"):
+            if getattr(self, name)[0] > getattr(self, name)[1]:
+                raise misplaced("the fewest come first, as in [2, 10]", name)
+        paths = [source.path for data in self.inputs().values() for source in data.sources]
+        for path in self.instructions:
+            if path not in paths:
+                raise misplaced(f"no source is called {path!r}; there are {', '.join(paths)}", "instructions", path)
+        return self
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Prompts to train on under two kinds of labels, and prompts to measure on under three."""
+        return ("train", "plain", "unseen", "flipped", "relevant")
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said."""
+        return {(at,): data for at, data in (("data", self.data), ("heldout", self.heldout)) if data}
 
 
 class Taught(Stage):
@@ -313,7 +364,7 @@ class Compare(Stage):
 
 
 KINDS: dict[str, type[Stage]] = {
-    cls.kind: cls for cls in (Corpus, Tokenizer, Links, Pretrain, Finetune, Evaluate, Compare)
+    cls.kind: cls for cls in (Corpus, Tokenizer, Links, Symbols, Pretrain, Finetune, Evaluate, Compare)
 }
 
 
@@ -327,6 +378,7 @@ Plain = (
     Annotated[Corpus, Tag("corpus")]
     | Annotated[Tokenizer, Tag("tokenizer")]
     | Annotated[Links, Tag("links")]
+    | Annotated[Symbols, Tag("symbols")]
     | Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Finetune, Tag("finetune")]
     | Annotated[Evaluate, Tag("evaluate")]

@@ -25,6 +25,7 @@ from didact.recipe.schema import (
     Pretrain,
     Recipe,
     Stage,
+    Symbols,
     Tokenizer,
     stage_digest,
 )
@@ -33,6 +34,7 @@ from didact.run import stages
 from didact.run.compare import compare
 from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
 from didact.run.stages import Ground
+from didact.run.symbols import write_symbols
 
 
 @dataclass(frozen=True)
@@ -188,12 +190,13 @@ def _learning(stage: Stage) -> list[Learning]:
     return [one for one in stages if isinstance(one, Learning)]
 
 
-INDEPENDENT = (Corpus, Tokenizer, Links)  # what they leave does not depend on the model so far
+INDEPENDENT = (Corpus, Tokenizer, Links, Symbols)  # what they leave does not depend on the model so far
 
 DO: dict[type[Stage], Callable[..., Artifact]] = {
     Corpus: stages.corpus,
     Tokenizer: stages.tokenizer,
     Links: stages.links,
+    Symbols: write_symbols,
     Pretrain: stages.learn,
     Finetune: stages.learn,
     Evaluate: stages.evaluate_stage,

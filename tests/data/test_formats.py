@@ -32,7 +32,7 @@ TWO = (("user", "two and two?"), ("assistant", "four"))
 GOOD = {
     "text": ({"text": " kept as it is\n"}, Document("f:1", " kept as it is\n")),
     "text with other fields": ({"text": "a", "id": 7, "meta": {}}, Document("f:1", "a")),
-    "text of a class": ({"text": "a", "label": 1, "image": None, "images": []}, Document("f:1", "a")),
+    "text of a class": ({"text": "a", "label": 1, "image": None, "images": []}, Document("f:1", "a", "1")),
     "messages": (chat(USER, ANSWER), said(*TWO)),
     "messages with a system turn": (
         chat({"role": "system", "content": ""}, USER, ANSWER),
@@ -138,6 +138,10 @@ GOOD = {
         said(*TWO),
     ),
     "completion": ({"prompt": "2+2=", "completion": "4"}, Completion("f:1", "2+2=", "4")),
+    "completion of options": (
+        {"prompt": "2+2=", "completion": "4", "options": ["3", "4"]},
+        Completion("f:1", "2+2=", "4", ("3", "4")),
+    ),
     "completion of messages": (
         {"prompt": [USER, ANSWER, USER], "completion": [ANSWER]},
         Conversation("f:1", (USER, {**ANSWER, "weight": 0}, USER, ANSWER)),
@@ -252,6 +256,13 @@ BAD = {
     "completion of nothing": ({"prompt": "a", "completion": ""}, "completion is empty"),
     "completion to nothing": ({"prompt": "", "completion": "a"}, "prompt is empty"),
     "completion with tools": ({"prompt": "a", "completion": "b", "tools": [TOOL]}, "tools beside a prompt of text"),
+    "completion beside its options": (
+        {"prompt": "a", "completion": "b", "options": ["c"]},
+        "the completion among them",
+    ),
+    "options of one text twice": ({"prompt": "a", "completion": "b", "options": ["b", "b"]}, "must be different texts"),
+    "options of text": ({"prompt": "a", "completion": "b", "options": "b"}, "options is text, wanted a list"),
+    "options of messages": ({"prompt": [USER], "completion": [ANSWER], "options": ["b"]}, "options beside a prompt of"),
     "completion half of messages": ({"prompt": [USER], "completion": "a"}, "prompt is a list, wanted text"),
     "completion of no messages": ({"prompt": [USER, ANSWER], "completion": []}, "no assistant turn to learn"),
     "completion of a bad message": ({"prompt": [USER], "completion": [{"role": "assistant"}]}, "completion[0] has no"),

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from didact.data.domain.gutenberg import gutenberg
+from didact.data.domain.labelled import labelled
 from didact.data.domain.npm import npm_docs
 from didact.data.domain.stdlib import python_stdlib
 from didact.data.fetch import cache_dir, fetch
@@ -38,10 +39,17 @@ def _whole(name: str, only: Sequence[str]) -> None:
         raise UsageProblem(f"the domain {name!r} has no parts to choose from", remedy="leave 'only' out")
 
 
+def build_labelled(folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str]) -> dict[str, Any]:
+    """Five classifications, four out of the running Python and one fetched into the user's cache once."""
+    _whole("labelled", only)
+    return labelled(folder, next(fetch("vader", cache_dir(), say).rglob("vader_lexicon.txt")))
+
+
 DOMAINS: Mapping[str, Domain] = {
     "python-stdlib": build_python_stdlib,
     "gutenberg": build_gutenberg,
     "npm-docs": build_npm_docs,
+    "labelled": build_labelled,
 }
 
 
