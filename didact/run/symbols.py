@@ -30,7 +30,7 @@ def write_symbols(stage: Symbols, ground: Ground, folder: StageFolder) -> Artifa
             for made in (learned, measured):
                 for name in made[0]:
                     write(folder.path / f"{name}.jsonl", _lines(one[name] for one in made))
-        facts = {"trained": _facts(train), "measured": _facts(apart)}
+        facts = {"symbols": {"learned": _facts(train), "measured": _facts(apart)}}
     ground.mesh.barrier()
     return Artifact(outputs={name: folder.path / f"{name}.jsonl" for name in stage.outputs}, facts=facts)
 
