@@ -237,7 +237,8 @@ def test_the_stage_leaves_its_sets(folder):
     }
     assert "symbols: colours.jsonl: 5 labels, 150 texts" in said
     assert any("Which?" in one["prompt"] for one in sets["train"])
-    assert json.loads((left / "done.json").read_text())["facts"]["symbols"]["measured"][0]["texts"].keys() < COLOURS.keys()
+    facts = json.loads((left / "done.json").read_text())["facts"]["symbols"]
+    assert facts["measured"][0]["texts"].keys() < COLOURS.keys()
 
 
 @pytest.mark.parametrize(
