@@ -12,6 +12,7 @@ FULL = {"steps": 9, "training": TRAINING}
 PAIRS = {**FULL, "pairs": True}  # negatives gathered from all processes
 LORA = {"steps": 9, "training": TRAINING, "lora": True}
 RATIO = {**FULL, "turn": {"ratio": 4.1}}
+GRIT = {**PAIRS, "turn": {"ratio": 4.1}}
 TWO = {
     "full": FULL,
     "bf16": {**FULL, "dtype": "bfloat16", "model": {"attention_dropout": 0.1}},
@@ -43,8 +44,16 @@ def alike(one, other, within: float) -> None:
 
 @pytest.mark.parametrize(
     ("job", "within"),
-    [(FULL, 1e-5), (LORA, 1e-5), (TWO["muon"], 1e-4), (RATIO, 1e-5), (PAIRS, 1e-5), ({**PAIRS, "lora": True}, 1e-5)],
-    ids=["full", "lora", "muon", "ratio", "pairs", "pairs-lora"],
+    [
+        (FULL, 1e-5),
+        (LORA, 1e-5),
+        (TWO["muon"], 1e-4),
+        (RATIO, 1e-5),
+        (PAIRS, 1e-5),
+        (GRIT, 1e-5),
+        ({**PAIRS, "lora": True}, 1e-5),
+    ],
+    ids=["full", "lora", "muon", "ratio", "pairs", "grit", "pairs-lora"],
 )
 def test_two_processes_train_as_one_does(server, tmp_path, job, within):
     one, two = run(server, job, tmp_path / "one"), run(server, {**job, "world": 2}, tmp_path / "two")
