@@ -4,12 +4,13 @@ from collections.abc import Mapping
 from typing import Any
 
 from didact.measure.base import Measure, Subject
+from didact.measure.choice import Choice
 from didact.measure.loss import Loss
 from didact.named import make
 
 __all__ = ["NAMES", "Measure", "Subject", "resolve"]
 
-NAMES: dict[str, type[Measure]] = {"loss": Loss}
+NAMES: dict[str, type[Measure]] = {"choice": Choice, "loss": Loss}
 
 
 def resolve(kind: str, options: Mapping[str, Any]) -> Measure:
