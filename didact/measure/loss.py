@@ -42,7 +42,6 @@ class Loss(Measure):
             fit(model.net, max(tokenizer.get_vocab().values()) + 1)
             renderer = Renderer(tokenizer)
         objective = objective.bind(tokenizers.vocabulary(renderer.tokenizer))
-        prompts = objective.served().get("embedding", {}).get("prompts", {})
-        reading = Renderer(renderer.tokenizer, prompts=prompts) if prompts else renderer
+        reading = renderer.embedding(objective.served())
         parts = cut([in_memory(examples, reading)], self.context, self.overlong)[0]
         return evaluate(model, objective, parts, self.context, subject.mesh, self.batch_size, self.term).loss

@@ -17,7 +17,8 @@ from typing import TYPE_CHECKING, Any
 import torch
 
 from didact.errors import DataProblem, ResourceProblem
-from didact.model.encoder import Auto, auto_class, kind_named, kind_of
+from didact.model import sentence
+from didact.model.encoder import Auto, auto_class, encodes, kind_named, kind_of
 from didact.model.shards import Shapes, read_json, shards
 
 if TYPE_CHECKING:
@@ -99,7 +100,10 @@ def _download(name: str) -> Path:
 
     wanted = ["*.json", "*.safetensors", "*.jinja", "*.model", "merges.txt", "vocab.txt"]
     try:
-        return Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        folder = Path(snapshot_download(name, allow_patterns=wanted, ignore_patterns=["*/*"]))
+        if (folder / sentence.MODULES).is_file():
+            snapshot_download(name, allow_patterns=[sentence.POOLING])
+        return folder
     except (RepositoryNotFoundError, HFValidationError) as error:
         remedy = "check the spelling; a private or gated model needs hf auth login"
         raise DataProblem("neither a folder here nor a model on the hub", where=name, remedy=remedy) from error
@@ -243,6 +247,7 @@ def _fill(
     _check_weights(folder, info, auto)
     _own(folder, model)
     _set_generation(folder, model)
+    _set_embedding(folder, model)
     train_every_row(model)
     model.name_or_path = str(folder)
     return model
@@ -316,6 +321,15 @@ def _set_generation(folder: Path, model: PreTrainedModel) -> None:
         model.generation_config = GenerationConfig.from_dict(scrub(read_json(path)))
     except IMPOSSIBLE as error:
         raise DataProblem(f"not a generation configuration ({line(error)})", where=str(path)) from error
+
+
+def _set_embedding(folder: Path, model: PreTrainedModel) -> None:
+    """How a model of sentence-transformers makes its vectors, where it is none of ours, which say so themselves."""
+    config: Any = model.config
+    served = getattr(config, "didact", None) or {}
+    embedding = {} if served else sentence.read(folder)
+    if embedding:
+        config.didact = {"embedding": {"bidirectional": encodes(config)} | embedding}
 
 
 def line(error: BaseException) -> str:

@@ -12,7 +12,8 @@ import torch
 from torch import Tensor
 
 from didact.errors import Problem
-from didact.model.encoder import UNBOUNDED, auto_class, kind_of, positions
+from didact.model import sentence
+from didact.model.encoder import UNBOUNDED, auto_class, encodes, kind_of, positions
 from didact.model.extend import ExtendedEmbedding, ExtendedHead
 from didact.model.folder import write_folder
 from didact.model.load import CONFIG, load, quiet, scrub
@@ -59,7 +60,11 @@ def save_model(
         longest = positions(model.config)
         longest = tokenizer.model_max_length if longest == UNBOUNDED else longest
         tokenizers.save(tokenizer, fresh, longest, template)
-        for name, content in (extra_files or {}).items():
+        extra: dict[str, str | bytes] = dict(extra_files or {})
+        if not lone and (embedding := _served(model).get("embedding")):
+            extra |= sentence.files(model.config, tokenizer, embedding)
+        for name, content in extra.items():
+            (fresh / name).parent.mkdir(exist_ok=True)
             (fresh / name).write_bytes(content.encode() if isinstance(content, str) else content)
         again = load(fresh, model.dtype, "eager") if lone else _reload(model, fresh)
         _compare(model, again, folder)
@@ -112,6 +117,8 @@ def _write_settings(
     config = scrub(read_json(folder / CONFIG))
     for name in ("_name_or_path", "quantization_config"):
         config.pop(name, None)
+    if "embedding" in _served(model) and not encodes(model.config):
+        config.setdefault("is_causal", True)  # a field that sentence-transformers is told to read otherwise
     _dump(folder / CONFIG, config)
     held = model.generation_config if model.can_generate() else None
     if held is None:
@@ -124,6 +131,10 @@ def _write_settings(
     }
     generation.pop("_from_model_config", None)  # it would let transformers overwrite the stop ids
     _dump(folder / GENERATION, {name: value for name, value in generation.items() if value is not None})
+
+
+def _served(model: PreTrainedModel) -> dict[str, Any]:
+    return getattr(model.config, "didact", None) or {}
 
 
 def _dump(path: Path, value: dict[str, Any]) -> None:

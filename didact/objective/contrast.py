@@ -28,9 +28,10 @@ class Contrast(Objective):
     (InfoNCE, arXiv:1807.03748, equation 4), in both directions when ``symmetric``; ``triplet`` with the row's hard
     negatives and a ``margin`` (FaceNet, arXiv:1503.03832, equation 1); for scored pairs ``cosent`` (order of the
     scores) or ``cosine`` (squared error of the cosine). ``dimensions``: the first so many numbers of a vector must do
-    as well, each a term of weight ``weights`` (Matryoshka, arXiv:2205.13147, equation 1). ``pool`` and
-    ``bidirectional`` are the model's own where it says how it is read, else ``mean`` and true. ``prompts`` by role
-    (``query``, ``document``) stand before a text and are not pooled.
+    as well, each a term of weight ``weights`` (Matryoshka, arXiv:2205.13147, equation 1). ``prompts`` by role
+    (``query``, ``document``) stand before a text and are read, and not pooled unless ``pool_prompts``. What is not
+    given of ``pool``, ``bidirectional``, ``prompts`` and ``pool_prompts`` is the model's own where it says how it is
+    read, else ``mean``, true, none and false.
 
     Texts are embedded ``micro_batch_size`` rows at a time and made again in the backward, so memory does not grow with
     the batch (GradCache, arXiv:2101.06983). A text with no pooled token is absent: no item, no negative. Nor is one
@@ -47,6 +48,7 @@ class Contrast(Objective):
     pool: str | None = None
     bidirectional: bool | None = None
     prompts: Mapping[str, str] = field(default_factory=dict)
+    pool_prompts: bool | None = None
     dimensions: Sequence[int] = ()
     weights: Sequence[float] = ()
 
@@ -70,12 +72,13 @@ class Contrast(Objective):
             pool=self.pool or known.get("pool", "mean"),
             bidirectional=known.get("bidirectional", True) if self.bidirectional is None else self.bidirectional,
             prompts=self.prompts or known.get("prompts", {}),
+            pool_prompts=known.get("pool_prompts", False) if self.pool_prompts is None else self.pool_prompts,
         )
 
     def served(self) -> dict[str, Any]:
         """How the model makes a vector of a text."""
-        both = self.bidirectional is not False
-        reading = {"pool": self.pool or "mean", "bidirectional": both, "prompts": dict(self.prompts)}
+        reading: dict[str, Any] = {"pool": self.pool or "mean", "bidirectional": self.bidirectional is not False}
+        reading |= {"prompts": dict(self.prompts), "pool_prompts": bool(self.pool_prompts)}
         return {"embedding": reading | ({"dimensions": list(self.dimensions)} if self.dimensions else {})}
 
     def prepare(self, model: LanguageModel, batch: Batch, rng: Rng) -> Batch:

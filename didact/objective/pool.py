@@ -10,10 +10,11 @@ from didact.objective.base import LanguageModel
 POOLS = ("mean", "last", "cls")
 
 
-def embed(model: LanguageModel, batch: Batch, texts: int, pool: str, bidirectional: bool) -> Tensor:
-    """The vectors of unit length of every row's ``texts`` texts, fp32 [B, texts, D]; zero where nothing is pooled.
+def embed(model: LanguageModel, batch: Batch, texts: int, pool: str, bidirectional: bool, unit: bool = True) -> Tensor:
+    """The vectors of every row's ``texts`` texts, fp32 [B, texts, D]; zero where nothing is pooled.
 
-    A text is a document of its row. It is read to its own end, or causally, and pooled where ``trained`` says.
+    A text is a document of its row. It is read to its own end, or causally, and pooled where ``trained`` says; the
+    vector has length one where ``unit``.
     """
     here = batch.doc >= 0
     row = torch.arange(batch.size, device=batch.doc.device)[:, None]
@@ -22,7 +23,7 @@ def embed(model: LanguageModel, batch: Batch, texts: int, pool: str, bidirection
     reach = ends(doc) if bidirectional else torch.arange(len(doc), device=doc.device)
     hidden = model.hidden(Batch({**packed, "doc": doc[None], "reach": reach[None]}))[0]  # [N, D]
     vectors = pooled(hidden, doc, batch.trained[here], batch.size * texts, pool)
-    return F.normalize(vectors, dim=-1).unflatten(0, (batch.size, texts))
+    return (F.normalize(vectors, dim=-1) if unit else vectors).unflatten(0, (batch.size, texts))
 
 
 def ends(doc: Tensor) -> Tensor:

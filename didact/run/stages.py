@@ -309,8 +309,7 @@ def _sources(
     """The tasks' streams; the stage is as long as its first task's data says."""
     sources, all_counts, steps = [], [], 0
     for task, objective in zip(stage.task_list, objectives, strict=True):
-        prompts = objective.served().get("embedding", {}).get("prompts", {})
-        reading = Renderer(renderer.tokenizer, prompts=prompts) if prompts else renderer
+        reading = renderer.embedding(objective.served())
         parts, counts = _parts(task.data, ground, reading, stage.seed, stage.context, overlong=stage.overlong)
         stream = TokenStream(
             parts,

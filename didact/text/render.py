@@ -47,7 +47,8 @@ class Renderer:
     ``generation_eos`` are further ids that end a generation (``generation_config.json``); ``values`` are variables of
     the template, such as ``{"enable_thinking": False}`` or a fixed ``{"date_string": "26 Jul 2024"}`` for templates
     that would else write today's; ``prompts`` are what stands before a text to be embedded, by its role (``query``,
-    ``document``). Raises DataProblem for a tokenizer with nothing to end a text.
+    ``document``), and are not pooled unless ``pool_prompts``. Raises DataProblem for a tokenizer with nothing to
+    end a text.
     """
 
     def __init__(
@@ -56,8 +57,9 @@ class Renderer:
         generation_eos: Iterable[int] = (),
         values: Mapping[str, Any] | None = None,
         prompts: Mapping[str, str] | None = None,
+        pool_prompts: bool = False,
     ):
-        self.tokenizer, self.prompts = tokenizer, dict(prompts or {})
+        self.tokenizer, self.prompts, self.pool_prompts = tokenizer, dict(prompts or {}), pool_prompts
         self._generation_eos = tuple(generation_eos)
         self._opening, closing = self._wrapping()
         self._closing_ids = closing
@@ -96,18 +98,27 @@ class Renderer:
         body = body if body[-1:] == [self._eos] else [*body, self._eos]
         return Rendered([*self._opening, *body], [False] * size + [True] * len(body))
 
-    def embedded(self, text: str, role: str) -> Rendered:
-        """A text to be embedded: what the tokenizer opens texts with, its role's prompt, the text, what closes it.
+    def embedding(self, served: Mapping[str, Any]) -> Renderer:
+        """This renderer with the prompts that a model's ``embedding`` asks for, if any."""
+        asked = served.get("embedding", {})
+        if not asked.get("prompts"):
+            return self
+        return Renderer(self.tokenizer, prompts=asked["prompts"], pool_prompts=asked.get("pool_prompts", False))
 
-        Marked is what is pooled: all but the prompt and, where there is one, the opening before it.
+    def embedded(self, text: str, role: str) -> Rendered:
+        """A text to be embedded: its role's prompt and the text as one, between what the tokenizer puts around it.
+
+        Marked is what is pooled: all but the prompt and what stands before it, unless prompts are pooled.
         """
+        return self.embeddings([text], role)[0]
+
+    def embeddings(self, texts: Sequence[str], role: str, longest: int | None = None) -> list[Rendered]:
+        """Many texts to be embedded, cut to ``longest`` tokens each: the ids of ``tokenizer(prompt + text)``."""
         prompt = self.prompts.get(role, "")
-        read, said = self._ids(prompt) if prompt else [], self._ids(text)
-        said = [*said, *(self._closing_ids or [self._eos])]
-        opening = len(self._opening)
-        return Rendered(
-            [*self._opening, *read, *said], [not prompt] * opening + [False] * len(read) + [True] * len(said)
-        )
+        read = 0 if self.pool_prompts or not prompt else len(self._opening) + len(self._ids(prompt))
+        whole = [prompt + text for text in texts]
+        found = self.tokenizer(whole, truncation=longest is not None, max_length=longest, verbose=False)["input_ids"]
+        return [Rendered(ids, [place >= read for place in range(len(ids))]) for ids in found]
 
     def completion(self, prompt: str, completion: str) -> Rendered:
         """A prompt as serving encodes it, then what follows: trained, and ended with EOS.
@@ -217,7 +228,12 @@ class Renderer:
         backend = orjson.loads(self.tokenizer.backend_tokenizer.to_str())
         content = {name: part for name, part in backend.items() if name not in ("truncation", "padding")}
         settings = [VERSION, self.template, self._opening, self._eos, self.stops, self.tokenizer.special_tokens_map]
-        parts = [content, *settings, dict(self._template.values), *([self.prompts] if self.prompts else [])]
+        parts = [
+            content,
+            *settings,
+            dict(self._template.values),
+            *([self.prompts, self.pool_prompts] if self.prompts else []),
+        ]
         return hashlib.sha256(orjson.dumps(parts, option=orjson.OPT_SORT_KEYS)).hexdigest()
 
     @cached_property

@@ -150,10 +150,11 @@ def test_keys_tell_texts_apart_by_their_words():
 
 
 def test_reads_as_the_model_it_starts_from():
-    known = {"embedding": {"pool": "cls", "bidirectional": False, "prompts": {"query": "q: "}}}
+    known = {"embedding": {"pool": "cls", "bidirectional": False, "prompts": {"query": "q: "}, "pool_prompts": True}}
     assert Contrast().told(known).served() == known
     assert Contrast(pool="last", bidirectional=True).told(known).served()["embedding"]["pool"] == "last"
-    assert Contrast().told({}).served()["embedding"] == {"pool": "mean", "bidirectional": True, "prompts": {}}
+    plain = {"pool": "mean", "bidirectional": True, "prompts": {}, "pool_prompts": False}
+    assert Contrast().told({}).served() == {"embedding": plain}
 
 
 @pytest.mark.parametrize(
