@@ -1,6 +1,6 @@
 """How to sample."""
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -18,5 +18,11 @@ class Sampling(Settings):
     repetition_penalty: float = Field(default=1.0, gt=0)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = Field(
         default=(), description="strings that end a completion; they are not part of it"
+    )
+    steps: int = Field(default=0, ge=0, description="text diffusion: passes of an answer; 0 for one a token")
+    block: int = Field(default=0, ge=0, description="text diffusion: tokens written before the next; 0 for all at once")
+    guidance: float = Field(default=0.0, ge=0, description="text diffusion: how far to lead away from no prompt")
+    remasking: Literal["low_confidence", "random"] = Field(
+        default="low_confidence", description="text diffusion: what a pass keeps"
     )
     seed: int = 0
