@@ -104,6 +104,9 @@ def chat(
     temperature: Annotated[float, typer.Option(min=0)] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
+    steps: Annotated[int, typer.Option(min=0, help="Text diffusion: passes of an answer; 0 for one a token.")] = 0,
+    block: Annotated[int, typer.Option(min=0, help="Text diffusion: tokens written before the next.")] = 0,
+    guidance: Annotated[float, typer.Option(min=0, help="Text diffusion: how much the prompt counts above 0.")] = 0.0,
     seed: Annotated[int, typer.Option()] = 0,
     device: Device = "auto",
 ) -> None:
@@ -111,7 +114,15 @@ def chat(
     from didact.rollout.settings import Sampling
     from didact.run.chat import chat_with
 
-    sampling = Sampling(temperature=temperature, top_p=top_p, max_new_tokens=max_new_tokens, seed=seed)
+    sampling = Sampling(
+        temperature=temperature,
+        top_p=top_p,
+        max_new_tokens=max_new_tokens,
+        steps=steps,
+        block=block,
+        guidance=guidance,
+        seed=seed,
+    )
     chat_with(model, prompt, system, sampling, device, say)
 
 

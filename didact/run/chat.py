@@ -2,6 +2,7 @@
 
 import contextlib
 import re
+import shutil
 import sys
 from collections.abc import Callable, Iterator
 from functools import partial
@@ -9,7 +10,7 @@ from typing import Any
 
 from didact.engine.progress import plain
 from didact.errors import Problem, UsageProblem
-from didact.rollout.sampler import Sampler
+from didact.rollout.diffusion import VEIL, Draft, Unmasker, sketch, writer
 from didact.rollout.settings import Sampling
 from didact.run.named import Named, open_model
 
@@ -23,9 +24,11 @@ class Chat:
     def __init__(self, named: Named, system: str | None, sampling: Sampling, say: Callable[[str], None]):
         named.model.check_writes()
         self.renderer = named.renderer
-        self.sampler = Sampler(
-            named.model, partial(named.renderer.decode, skip_special=True), named.renderer.stops, slots=1
-        )
+        self.decode = partial(named.renderer.decode, skip_special=True)
+        self.sampler = writer(named.model, self.decode, named.renderer.stops, slots=1)
+        if not isinstance(self.sampler, Unmasker) and (sampling.steps or sampling.block or sampling.guidance):
+            what = "this model writes left to right: it knows no steps, blocks or guidance"
+            raise UsageProblem(what, remedy="leave these options out")
         self.reads_both_ways = named.model.bidirectional_prompt
         self.sampling, self.say = sampling, say
         self.before: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
@@ -35,20 +38,26 @@ class Chat:
         """Forgets the conversation."""
         self.turns = []
 
-    def answer(self, text: str, write: Callable[[str], None]) -> str:
+    def answer(self, text: str, write: Callable[[str], None], settle: Callable[[str], None] | None = None) -> str:
         """Answers, handing every new piece of text to ``write``; both sides join the conversation.
 
-        An answer that is interrupted joins as far as it came; a message whose answer never began is forgotten.
-        Raises UsageProblem for a message that is too long for the model even alone.
+        Where a model writes by unmasking, ``settle`` is given the whole answer as far as it is known after every pass,
+        and ``write`` all of it at the end; without ``settle``, pieces as they settle from the left. An answer that is
+        interrupted joins as far as it came; a message whose answer never began is forgotten. Raises UsageProblem for a
+        message that is too long for the model even alone.
         """
         self.turns.append({"role": "user", "content": text})
-        said = ""
+        said, written = "", 0
         try:
             prompt = self._prompt()
             for out in self.sampler.stream([prompt], self.sampling, [self._opening()]):
-                whole = out.text.lstrip()  # a template may leave the space before an answer to the model
-                write(whole[len(said) :])
-                said = whole
+                said = out.text.lstrip()  # a template may leave the space before an answer to the model
+                if settle is not None and isinstance(out, Draft):
+                    settle("" if out.reason else self._sketch(out))
+                    if not out.reason:
+                        continue
+                write(said[written:])
+                written = len(said)
         finally:
             if said:
                 self.turns.append({"role": "assistant", "content": said})
@@ -56,6 +65,10 @@ class Chat:
                 self.turns.pop()
         self.sampling = self.sampling.model_copy(update={"seed": self.sampling.seed + 1})
         return said
+
+    def _sketch(self, draft: Draft) -> str:
+        assert isinstance(self.sampler, Unmasker)
+        return sketch(draft, self.decode, self.sampler.mask, self.renderer.stops)
 
     def _opening(self) -> int:
         """How many tokens stand before the first answer; only a model that reads them both ways has to know."""
@@ -89,7 +102,7 @@ def chat_with(
     if prompt is None:
         converse(chat, say)
         return
-    chat.answer(prompt, _write)
+    chat.answer(prompt, _write, _settle if sys.stdout.isatty() else None)
     _write("\n")
 
 
@@ -111,7 +124,7 @@ def converse(chat: Chat, say: Callable[[str], None]) -> None:
 
 def _exchange(chat: Chat, line: str, say: Callable[[str], None]) -> None:
     try:
-        chat.answer(line, _write)
+        chat.answer(line, _write, _settle if sys.stdout.isatty() else None)
     except KeyboardInterrupt:
         _write("\n")
         say("(stopped)")
@@ -141,4 +154,12 @@ def _lines() -> Iterator[str]:
 
 def _write(text: str) -> None:
     sys.stdout.write(plain(text) if sys.stdout.isatty() else text)
+    sys.stdout.flush()
+
+
+def _settle(text: str) -> None:
+    """Writes an answer under way over the one before it, on one line: the part where it is not known yet."""
+    line, width = " ".join(plain(text).split("\n")), shutil.get_terminal_size().columns - 1
+    start = max(0, min(line.find(VEIL) - width // 2, len(line) - width))
+    sys.stdout.write("\r\x1b[K" + line[start : start + width])
     sys.stdout.flush()

@@ -32,11 +32,11 @@ from didact.model.save import save_model
 from didact.model.scratch import build
 from didact.model.settings import Scratch
 from didact.model.tune import Tuned, apply
-from didact.objective import resolve
+from didact.objective import diffusion, resolve
 from didact.objective.base import Objective
 from didact.objective.tokens import Causal, Prefix
 from didact.recipe.schema import Corpus, Evaluate, Learning, Links, Tokenizer
-from didact.rollout.sampler import Sampler
+from didact.rollout.diffusion import writer
 from didact.rollout.settings import Sampling
 from didact.run.folder import Artifact, StageFolder
 from didact.text import tokenizer as tokenizers
@@ -244,6 +244,8 @@ def scorer(model: Model) -> Objective:
 
     Raises UsageProblem for an encoder, which gives no text a probability.
     """
+    if "text_diffusion" in model.served:
+        return diffusion.bound(model.served)
     if model.encoder:
         raise UsageProblem(
             "an encoder reads text in both directions, so its bits per byte cannot be measured",
@@ -361,13 +363,15 @@ def _measure(
     context = min(stage.context, positions(net.config))
     if stage.data and context < stage.context:
         ground.say(f"{stage.name}: the model has {context} positions, so it reads windows of {context} tokens")
+    if stage.data and "text_diffusion" in model.served:
+        ground.say(f"{stage.name}: bits per byte of a diffusion model are an upper bound")
     sets = {
         name: _parts(data, ground, renderer, stage.seed, context, stage.limit)[0] for name, data in stage.data.items()
     }
     scores = {name: evaluate(model, scorer(model), parts, context, ground.mesh) for name, parts in sets.items()}
     prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in stage.samples]
     greedy = Sampling(temperature=0, max_new_tokens=stage.max_new_tokens)
-    answers = Sampler(model, renderer.decode, renderer.stops).generate(prompts, greedy)
+    answers = writer(model, renderer.decode, renderer.stops).generate(prompts, greedy)
     return scores, [answer.text for answer in answers], _taken(stage, model.eval(), renderer, ground)
 
 

@@ -1,6 +1,7 @@
 """Talking with a model: what is said, where it goes, and what happens when somebody has had enough."""
 
 import io
+import json
 import os
 import pty
 import select
@@ -14,8 +15,9 @@ from pathlib import Path
 import pytest
 
 from didact.errors import DataProblem, UsageProblem
+from didact.rollout.diffusion import VEIL
 from didact.rollout.settings import Sampling
-from didact.run.chat import Chat, chat_with, converse
+from didact.run.chat import Chat, _settle, chat_with, converse
 from didact.run.named import locate, open_model
 from tests.model.folders import tiny, write_gguf
 from tests.run.speakers import chain, speaker
@@ -32,6 +34,16 @@ def yes(tmp_path_factory) -> Path:
 @pytest.fixture(scope="session")
 def endless(tmp_path_factory) -> Path:
     return speaker(tmp_path_factory.mktemp("endless") / "model", ENDLESS, positions=100_000)
+
+
+@pytest.fixture(scope="session")
+def unmasks(tmp_path_factory) -> Path:
+    """Written left to right by blocks of one, each token predicted by the one before it."""
+    folder = speaker(tmp_path_factory.mktemp("unmasks") / "model", chain("Yes, I do!"[:3] + "!"))
+    config = json.loads((folder / "config.json").read_text())
+    way = {"mask": config["pad_token_id"], "shift": True, "block": None}
+    (folder / "config.json").write_text(json.dumps(config | {"didact": {"text_diffusion": way}}))
+    return folder
 
 
 def talk(folder: Path, said: list[str] | None = None, system: str | None = None, **sampling) -> Chat:
@@ -52,6 +64,35 @@ def test_one_answer_on_stdout_and_nothing_else(yes, capfd):
 def test_an_empty_prompt_is_refused(yes, prompt):
     with pytest.raises(UsageProblem, match="prompt is empty"):
         chat_with(str(yes), prompt, None, SAMPLING, "cpu", print)
+
+
+def test_an_answer_settles(unmasks):
+    seen: list[str] = []
+    pieces: list[str] = []
+    chat = talk(unmasks, max_new_tokens=6, block=1, temperature=0.0)
+    assert chat.answer("Do you?", pieces.append, seen.append) == "Yes!"
+    assert pieces == ["Yes!"]
+    assert seen == ["Y" + 5 * VEIL, "Ye" + 4 * VEIL, "Yes" + 3 * VEIL, "Yes!" + 2 * VEIL, ""]
+    assert chat.turns[-1] == {"role": "assistant", "content": "Yes!"}
+
+
+def test_without_a_terminal_only_the_answer_is_printed(unmasks, capfd):
+    way = SAMPLING.model_copy(update={"max_new_tokens": 6, "block": 1, "temperature": 0.0})
+    chat_with(str(unmasks), "Do you?", None, way, "cpu", lambda line: print(line, file=sys.stderr))
+    assert capfd.readouterr().out == "Yes!\n"
+
+
+def test_an_answer_under_way_fits_the_line(capfd, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "21")
+    _settle("a\nb" + VEIL)
+    _settle(30 * "x" + 5 * VEIL + 30 * "y")
+    shown = capfd.readouterr().out.split("\r\x1b[K")
+    assert shown == ["", "a b" + VEIL, 10 * "x" + 5 * VEIL + 5 * "y"]
+
+
+def test_steps_are_for_those_who_unmask(yes):
+    with pytest.raises(UsageProblem, match="left to right"):
+        talk(yes, steps=4)
 
 
 def test_pieces_join_to_the_answer(yes):
