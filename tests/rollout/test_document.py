@@ -54,6 +54,22 @@ def test_a_document_read_in_both_directions_is_not():
     assert one.tokens != wanted.tokens or apart(one, wanted) > 1e-2
 
 
+@pytest.mark.parametrize("architecture", ["llama", "qwen3", "gpt2"])
+def test_a_document_read_in_both_directions_is_as_an_opening_so_read(architecture):
+    """The question's tokens see all of the document, whose keys know all of it: a prefix model's way to read."""
+    net = model(architecture).eval()
+    document, question = texts(23, 5)
+    known = DocumentCache.of(net, document, bidirectional=True)
+    out = Sampler(net, letters, [1]).generate([question], WARM, documents=[known])[0]
+    token = torch.tensor([[*document, *question, *out.tokens]])
+    index = torch.arange(token.shape[1])[None]
+    reach = torch.where(index < len(document), len(document) - 1, index)
+    batch = Batch({"token": token, "doc": index * 0, "position": index, "reach": reach})
+    with torch.no_grad():
+        found = net.logprob(net.hidden(batch), token.roll(-1, 1), torch.ones(token.shape))
+    assert out.logprobs == pytest.approx(found[0, -len(out.tokens) - 1 : -1].tolist(), abs=1e-5)
+
+
 @pytest.mark.parametrize("bidirectional", [True, False])
 def test_the_hidden_states_are_those_of_the_embedding_pass(bidirectional):
     net, documents = model(), texts(11, 17)
