@@ -63,17 +63,21 @@ class Pieces:
 
 
 def cut(
-    corpora: Sequence[Corpus], context: int, overlong: Literal["drop", "window"], where: str = ""
+    corpora: Sequence[Corpus],
+    context: int,
+    overlong: Literal["drop", "window"],
+    where: str = "",
+    joined: bool = False,
 ) -> tuple[list[Pieces], Counts]:
     """Cuts every corpus to the context.
 
-    Of examples of several texts, each text keeps what fits the context, its last token included, and nothing is
-    windowed. Else windows overlap by one token, which is read but predicted by its own window alone: so every
-    trained token of a windowed document is still predicted exactly once. Raises DataProblem, naming ``where``, when
-    no trained token is left.
+    Of examples of several texts, each text keeps what fits the context (where they are ``joined``, its equal share of
+    it), its last token included, and nothing is windowed. Else windows overlap by one token, which is read but
+    predicted by its own window alone: so every trained token of a windowed document is still predicted exactly once.
+    Raises DataProblem, naming ``where``, when no trained token is left.
     """
     parts = [
-        _cut_one(corpus, context, overlong) if corpus.text is None else _cut_texts(corpus, corpus.text, context)
+        _cut_one(corpus, context, overlong) if corpus.text is None else _cut_texts(corpus, corpus.text, context, joined)
         for corpus in corpora
     ]
     counts = total([c for _, c in parts])
@@ -115,15 +119,16 @@ def _cut_one(corpus: Corpus, context: int, overlong: str) -> tuple[Pieces, Count
     return Pieces(corpus, start[keep], length[keep]), counts
 
 
-def _cut_texts(corpus: Corpus, text: np.ndarray, context: int) -> tuple[Pieces, Counts]:
-    """Whole examples, each of their texts shortened to the context from its end on, but for its very last token."""
+def _cut_texts(corpus: Corpus, text: np.ndarray, context: int, joined: bool) -> tuple[Pieces, Counts]:
+    """Whole examples, each of their texts shortened to its room from its end on, but for its very last token."""
     lengths = np.diff(corpus.bound)
     example = np.repeat(np.arange(len(lengths)), lengths)
     first = np.flatnonzero(np.diff(text, prepend=-1) | np.diff(example, prepend=-1))  # where a text begins
     size = np.diff(first, append=len(text))
     place = np.arange(len(text)) - np.repeat(first, size)
     last = np.repeat(size, size) - 1
-    kept = (place < context - 1) | (place == last)
+    room = context // np.bincount(example[first])[example] if joined else np.full(len(text), context)
+    kept = (place < room - 1) | (place == last)
     trained = np.bincount(example, corpus.trained, len(lengths)).astype(np.int64)
     lengths = np.bincount(example[kept], minlength=len(lengths))
     shorter = replace(
@@ -140,7 +145,7 @@ def _cut_texts(corpus: Corpus, text: np.ndarray, context: int) -> tuple[Pieces, 
         trained=int(np.bincount(example[kept], shorter.trained, len(lengths))[whole].sum()),
         pieces=int(whole.sum()),
         dropped_untrained=int((~whole).sum()),
-        shortened=int((size > context).sum()),
+        shortened=int((size > room[first]).sum()),
     )
     value = None if corpus.value is None else corpus.value[whole]
     return Pieces(shorter, shorter.bound[:-1][whole], lengths[whole], value), counts

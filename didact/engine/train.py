@@ -347,7 +347,8 @@ def probe(model: Model, sources: Sequence[Source], settings: Training, mesh: Mes
     """
     for source in sources:
         try:
-            batch = full_batch(settings.context, micro, next(source.stream.start(0))[0]).to(mesh.device)
+            like = next(source.stream.start(0))[0]
+            batch = full_batch(settings.context, micro, like, source.objective.joined).to(mesh.device)
             ready = source.objective.prepare(model, batch, Rng(settings.seed, -1))
             losses = source.objective.loss(model, ready)
             (0.0 * torch.stack([(loss * ready.weight[term]).sum() for term, loss in losses.items()]).sum()).backward()
@@ -359,9 +360,13 @@ def probe(model: Model, sources: Sequence[Source], settings: Training, mesh: Mes
             raise out_of_memory(settings, micro) from error
 
 
-def full_batch(context: int, rows: int, like: Batch) -> Batch:
-    """Rows of one document of ``context`` tokens, of as many where a row is several texts; every token trained."""
+def full_batch(context: int, rows: int, like: Batch, joined: bool = False) -> Batch:
+    """Rows of one document of ``context`` tokens, every token trained.
+
+    Where a row is several texts, of as many; of the same together where they are ``joined``.
+    """
     texts = int(like.doc.max()) + 1 if "value" in like else 1
+    context = context // texts if joined else context
     index = torch.arange(texts * context).expand(rows, -1)
     value = {"value": like.value[:1].expand(rows)} if "value" in like else {}
     return Batch(

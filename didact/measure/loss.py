@@ -43,5 +43,5 @@ class Loss(Measure):
             renderer = Renderer(tokenizer)
         objective = objective.bind(tokenizers.vocabulary(renderer.tokenizer))
         reading = renderer.embedding(objective.served())
-        parts = cut([in_memory(examples, reading)], self.context, self.overlong)[0]
+        parts = cut([in_memory(examples, reading)], self.context, self.overlong, joined=objective.joined)[0]
         return evaluate(model, objective, parts, self.context, subject.mesh, self.batch_size, self.term).loss

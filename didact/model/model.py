@@ -27,7 +27,7 @@ class Model(nn.Module):
         self.net = net
         self.encoder = encoder.encodes(net.config)
         self.first_position = encoder.first_position(net.config.model_type, net.config.pad_token_id)
-        self.heads = nn.ModuleDict()  # an objective's own, by name; saved beside the network
+        self.heads = nn.ModuleDict()  # an objective's own, by name; see ``heads``
         self.everyone: Callable[[Tensor], Tensor] = _mine  # what gathers rows over processes; the engine sets it
 
     def add_heads(self, outputs: Mapping[str, int]) -> None:
@@ -41,7 +41,12 @@ class Model(nn.Module):
                 self.heads[name] = linear
 
     def head(self, name: str, hidden: Tensor) -> Tensor:
-        """What the head ``name`` makes of hidden states [..., D]: fp32 [..., outputs]."""
+        """What the head ``name`` makes of hidden states [..., D]: fp32 [..., outputs].
+
+        Raises UsageProblem where the model has no such head.
+        """
+        if name not in self.heads:
+            raise UsageProblem(f"this model has no head {name!r}", remedy="train it with the objective that has it")
         linear = cast(nn.Linear, self.heads[name])
         return nn.functional.linear(hidden.float(), linear.weight.float(), linear.bias.float())
 

@@ -16,6 +16,7 @@ from didact.model import sentence
 from didact.model.encoder import UNBOUNDED, auto_class, encodes, kind_of, positions
 from didact.model.extend import ExtendedEmbedding, ExtendedHead
 from didact.model.folder import write_folder
+from didact.model.heads import write as write_heads
 from didact.model.load import CONFIG, load, quiet, scrub
 from didact.model.lora import LoraLinear, adapted, save_adapter
 from didact.model.shards import read_json
@@ -40,13 +41,14 @@ def save_model(
     merge: bool = True,
     stops: Sequence[int] = (),
     template: str | None = None,
+    heads: Mapping[str, Tensor] | None = None,
     extra_files: Mapping[str, str | bytes] | None = None,
 ) -> None:
     """Writes the folder transformers, vLLM and llama.cpp's converter read; an older one is replaced when all is well.
 
     Configuration, safetensors, generation settings (``stops`` as end-of-sequence ids), tokenizer with its template
-    (or the given one, where it has none), and ``extra_files`` by name. A LoRA is merged into its layers, or,
-    without ``merge``, saved alone in PEFT's format. The model itself is left as it is.
+    (or the given one, where it has none), the ``heads`` of objectives, and ``extra_files`` by name. A LoRA is merged
+    into its layers, or, without ``merge``, saved alone in PEFT's format. The model itself is left as it is.
 
     Raises Problem, and leaves no folder, when the folder read back does not give the same logits.
     """
@@ -60,6 +62,7 @@ def save_model(
         longest = positions(model.config)
         longest = tokenizer.model_max_length if longest == UNBOUNDED else longest
         tokenizers.save(tokenizer, fresh, longest, template)
+        write_heads(heads or {}, fresh)
         extra: dict[str, str | bytes] = dict(extra_files or {})
         if not lone and (embedding := _served(model).get("embedding")):
             extra |= sentence.files(model.config, tokenizer, embedding)

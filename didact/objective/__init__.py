@@ -7,6 +7,7 @@ from didact.named import make
 from didact.objective.base import Objective
 from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
+from didact.objective.linked import Linked, LinkedMasked, Together
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 
@@ -17,6 +18,9 @@ NAMES: dict[str, type[Objective]] = {
     "masked": Masked,
     "diffusion": Diffusion,
     "contrast": Contrast,
+    "together": Together,
+    "linked": Linked,
+    "linked_masked": LinkedMasked,
 }
 
 

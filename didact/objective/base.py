@@ -55,12 +55,13 @@ class Objective:
     ``needs_mask``: the tokenizer must have a mask token; one is added where it has none. ``heads``: linear heads of its
     own, by name, with their number of outputs; they are saved beside the model. ``generates``: what it trains can write
     left to right, so the sampler's log-probabilities must be those of the training path. ``several``: an item is an
-    example of several texts, a row of its own.
+    example of several texts, a row of its own. ``joined``: these are read as one, so they share the context.
     """
 
     needs_mask: ClassVar[bool] = False
     generates: ClassVar[bool] = True
     several: ClassVar[bool] = False
+    joined: ClassVar[bool] = False
     heads: ClassVar[Mapping[str, int]] = {}
 
     vocabulary: Vocabulary = field(

@@ -24,7 +24,8 @@ def export(name: str, folder: Path, dtype: Literal["as-saved", "bf16", "fp32"], 
     wanted = _saved(locate(name, say)) if dtype == "as-saved" else DTYPES[dtype]
     named = open_model(name, "cpu", say, wanted)
     template = named.renderer.template if isinstance(named.renderer.template, str) else None
-    save_model(named.model.net, named.renderer.tokenizer, folder, stops=named.renderer.stops, template=template)
+    net, renderer, heads = named.model.net, named.renderer, named.model.heads.state_dict()
+    save_model(net, renderer.tokenizer, folder, stops=renderer.stops, template=template, heads=heads)
     size = sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
     say(f"read back and compared: the same logits; {size / 1e6:,.1f} MB in {str(wanted).removeprefix('torch.')}")
     print(folder)

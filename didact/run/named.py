@@ -11,7 +11,7 @@ from didact.data.fetch import ASSETS, cache_dir
 from didact.engine.mesh import pick_device
 from didact.engine.precision import pick_dtype
 from didact.errors import DataProblem, UsageProblem
-from didact.model import attention
+from didact.model import attention, heads
 from didact.model.load import load
 from didact.model.model import Model
 from didact.run.life import find_model
@@ -60,5 +60,6 @@ def open_model(name: str, device: str, say: Callable[[str], None], dtype: torch.
     renderer = Renderer(tokenizers.load(where), endings(net))
     check_vocabulary(net, renderer.tokenizer, where)
     model = Model(net)
+    heads.restore(model, where)
     model.to(place)
     return Named(where, model, renderer)

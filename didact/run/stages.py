@@ -23,7 +23,7 @@ from didact.engine.metrics import Metrics, read
 from didact.engine.precision import pick_dtype
 from didact.engine.train import Loop, Place, Source, length
 from didact.errors import DataProblem, UsageProblem
-from didact.model import attention
+from didact.model import attention, heads
 from didact.model.encoder import positions
 from didact.model.extend import fit
 from didact.model.load import load
@@ -208,6 +208,8 @@ def _prepared(
     model = Model(net)
     for objective in objectives:
         model.add_heads(objective.heads)
+    if ground.model is not None:
+        heads.restore(model, ground.model)
     model.to(mesh.device)
     model.check()
     model.train()
@@ -290,6 +292,7 @@ def _held_out(
 def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, folder: StageFolder) -> None:
     """Leaves the model as a standard folder; shards are gathered into a network that is whole again."""
     net, tokenizer = model.net, renderer.tokenizer
+    beside = ground.mesh.gathered(model.heads)
     if ground.mesh.size > 1:
         state = ground.mesh.gathered(net)
         if ground.mesh.main:
@@ -301,7 +304,8 @@ def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, fol
     if ground.mesh.main:
         template = renderer.template if isinstance(renderer.template, str) else None
         extra = {"recipe.yaml": ground.recipe}
-        save_model(net, tokenizer, folder.model, stops=renderer.stops, template=template, extra_files=extra)
+        stops = renderer.stops
+        save_model(net, tokenizer, folder.model, stops=stops, template=template, heads=beside, extra_files=extra)
     ground.mesh.barrier()
 
 
@@ -312,7 +316,8 @@ def _sources(
     sources, all_counts, steps = [], [], 0
     for task, objective in zip(stage.task_list, objectives, strict=True):
         reading = renderer.embedding(objective.served())
-        parts, counts = _parts(task.data, ground, reading, stage.seed, stage.context, overlong=stage.overlong)
+        joined, long = objective.joined, stage.overlong
+        parts, counts = _parts(task.data, ground, reading, stage.seed, stage.context, overlong=long, joined=joined)
         stream = TokenStream(
             parts,
             stage.context,
@@ -339,6 +344,7 @@ def _parts(
     context: int,
     limit: int | None = None,
     overlong: Literal["drop", "window"] = "window",
+    joined: bool = False,
 ) -> tuple[list[Pieces], Counts]:
     if not ground.mesh.main:
         ground.mesh.barrier()  # the first process fills the cache
@@ -347,7 +353,7 @@ def _parts(
         ground.mesh.barrier()
     if limit:
         corpora = [subset(c, limit, seed) for c in corpora]
-    return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources))
+    return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources), joined)
 
 
 def _measure(
@@ -358,7 +364,9 @@ def _measure(
     net = load(where, pick_dtype("auto", ground.mesh.device))
     renderer = Renderer(tokenizers.load(where), endings(net))
     check_vocabulary(net, renderer.tokenizer, where)
-    model = Model(net).to(ground.mesh.device)
+    model = Model(net)
+    heads.restore(model, where)
+    model.to(ground.mesh.device)
     model.check()
     context = min(stage.context, positions(net.config))
     if stage.data and context < stage.context:
