@@ -70,12 +70,15 @@ def toy_pairs(
     examples: int = 24,
     seed: int = 0,
     negatives: int = 0,
-    scored: bool = False,
+    scored: int = 0,
     longest: int = 12,
     rank: int = 0,
     world: int = 1,
 ) -> TokenStream:
-    """Random examples of two texts and up to ``negatives`` more; a text's first token is read and not pooled."""
+    """Random examples of two texts and up to ``negatives`` more; a text's first token is read and not pooled.
+
+    ``scored`` is how many values there are; none where it is 0.
+    """
     rng = np.random.default_rng(seed)
     texts = [2 + (int(rng.integers(negatives + 1)) if negatives else 0) for _ in range(examples)]
     lengths = [rng.integers(2, longest + 1, count) for count in texts]
@@ -85,6 +88,6 @@ def toy_pairs(
     trained[np.cumsum(sizes) - sizes] = False
     token = rng.integers(2, VOCABULARY, bound[-1]).astype(np.int32)
     text = np.repeat(np.concatenate([np.arange(count) for count in texts]), sizes).astype(np.int16)
-    value = (rng.integers(2, size=examples) if scored else np.full(examples, np.nan)).astype(np.float32)
+    value = (rng.integers(scored, size=examples) if scored else np.full(examples, np.nan)).astype(np.float32)
     corpus = Corpus(token, trained, bound, np.diff(bound) * 3, 1.0, text, value)
     return TokenStream(cut([corpus], 32, "window")[0], 32, batch_size, seed, rank=rank, world=world)

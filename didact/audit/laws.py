@@ -75,15 +75,15 @@ def packing(model: Model, objective: Objective, packed: Batch) -> float:
 
     What an objective draws for the packed rows goes with their tokens. One that draws nothing must also find the same
     in the documents alone. Where a row is one example of several texts, it keeps its texts, but each is read by itself
-    and padding is of any width and content.
+    and padding is of any width and content; texts that are joined see each other, and no other example.
     """
-    if objective.several:
+    if objective.several and not objective.joined:
         with reading_alone(model) as alone:
             found = step_gradient(alone, objective, widened(packed), packed.size)
         return distance(step_gradient(model, objective, packed, packed.size), found)
     ready = prepared(model, objective, packed)
     apart: list[tuple[Objective, Batch, Batch]] = [(Prepared(objective), ready, unpacked(ready))]
-    if not draws(model, objective, packed):
+    if not objective.joined and not draws(model, objective, packed):
         apart.append((objective, packed, unpacked(packed)))
     return max(
         distance(step_gradient(model, kind, one, one.size), step_gradient(model, kind, other, other.size))
@@ -175,7 +175,8 @@ def sampled_as_trained(
     token = torch.tensor([[*prompt, *tokens]], device=device)
     index = torch.arange(token.shape[1], device=device)[None]
     document = {"token": token, "position": index, "doc": torch.zeros_like(index), "trained": index >= len(prompt)}
-    batch = Batch({**document, "row": torch.zeros(1, dtype=torch.int64, device=device)})
+    alone = {"row": torch.zeros(1, dtype=torch.int64, device=device), "value": torch.zeros(1, device=device)}
+    batch = Batch({**document, **alone})
     with torch.no_grad():
         ready: Any = objective.prepare(model, batch, Rng(0, 0))
         where = (index >= len(prompt) - 1) & (index < token.shape[1] - 1)

@@ -164,6 +164,8 @@ class Trial:
         ground, stage, pattern = self.life.ground(), self.stage, self.pattern
         tokenizer = tokenizer_for(bound(stage, ground.tokens()), ground)
         model = toy_network(pattern.architecture, pattern.fields, stage.tune, tokenizer, CONTEXT, stage.seed)
+        for objective in bound(stage, tokenizer):
+            model.add_heads(objective.heads)
         generator = torch.Generator().manual_seed(1)
         for weight in model.parameters():
             if weight.requires_grad:
@@ -201,7 +203,8 @@ class Trial:
 
     def _save(self) -> None:
         renderer, model = self._model()
-        save_model(model.net, renderer.tokenizer, self.folder / "saved", stops=renderer.stops)
+        heads = model.heads.state_dict()
+        save_model(model.net, renderer.tokenizer, self.folder / "saved", stops=renderer.stops, heads=heads)
 
     def _resume(self) -> float:
         """Law 4: a run of four steps, and one that goes on from the second's checkpoint; their largest difference."""
