@@ -26,7 +26,7 @@ def by_batch(plan: Plan) -> dict[str, slice]:
 
 
 def ours(about: str, **options: Any) -> Side:
-    return Side("Didact", "ours:train", about, {"compile": "on", "rows": False, **options})
+    return Side("Didact", "ours:train", about, {"compile": "on", "rows": False, "objective": "causal", **options})
 
 
 # ---- fine-tuning ---------------------------------------------------------------------------------------------------
@@ -226,6 +226,44 @@ PRETRAIN_FP32 = Case(
     why="the order of sums differs",
 )
 
+# ---- masked training -----------------------------------------------------------------------------------------------
+
+
+def masked(name: str, about: str, lesser: str = "", **options: Any) -> Side:
+    base = {"precision": "bf16", "weights": "float32", "attention": "sdpa", "compile": False, "rate": RATE_PRETRAIN}
+    return Side(f"Trainer {name}", "peer_hf:masked", about, {**base, **options}, lesser)
+
+
+MASKED = Case(
+    name="masked",
+    about="BERT of 12M parameters from scratch, bf16; documents of ragged length (lognormal, mean 180 tokens), "
+    "16 a step, 15 % masked",
+    ours=ours(
+        "one packed row a step, bf16 products over fp32 masters, head on masked tokens only, MLPs and norms compiled",
+        precision="bf16",
+        objective="masked",
+        rate=RATE_PRETRAIN,
+    ),
+    peers=(
+        Peer(
+            "transformers Trainer",
+            TRAINER,
+            (
+                masked("padded, sdpa", "DataCollatorForLanguageModeling, padded, sdpa, autocast bf16"),
+                masked("padded, eager", "the same with eager attention", attention="eager"),
+                masked("padded, compiled", "the same with sdpa and torch_compile", compile=True),
+                masked("padded, bf16 weights", "padded, sdpa, weights and AdamW in bf16", ROUNDED, weights="bfloat16"),
+            ),
+        ),
+    ),
+    prepare=inputs.masking,
+    parts=timed,
+    full=Plan(rounds=5, warmup=1, measured=6, documents=16, trial=3),
+    quick=Plan(rounds=2, warmup=1, measured=3, documents=16, trial=0),
+    tolerance=0.25,
+    why="each side draws its own masks, some 430 tokens a step, from the same documents and weights",
+)
+
 # ---- generation ----------------------------------------------------------------------------------------------------
 
 
@@ -287,4 +325,4 @@ def small(case: Case) -> Case:
     return replace(case, ours=mine, peers=(replace(peer, sides=(side,)),))
 
 
-CASES = {case.name: case for case in (SFT, LORA, PRETRAIN, PRETRAIN_FP32, GENERATE)}
+CASES = {case.name: case for case in (SFT, LORA, PRETRAIN, PRETRAIN_FP32, MASKED, GENERATE)}

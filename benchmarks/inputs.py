@@ -15,6 +15,7 @@ from benchmarks.case import Inputs, Plan
 
 MEAN, SIGMA, SHORTEST, LONGEST = 180, 0.7, 24, 1024  # tokens of a conversation, lognormal
 PRETRAIN_ROW, PRETRAIN_VOCABULARY = 512, 4096
+ENCODER_VOCABULARY = 4096
 RANK = 16
 NEW_TOKENS = 128
 MODULES = ("typing", "argparse", "inspect", "subprocess", "tarfile", "logging/__init__", "decimal", "datetime")
@@ -124,6 +125,37 @@ def pretraining(folder: Path, plan: Plan) -> Inputs:
     pairs = (data[: len(data) // 2 * 2].reshape(-1, 2) @ np.array([31, 1])) % PRETRAIN_VOCABULARY
     rows = np.resize(pairs, (plan.steps, plan.documents, PRETRAIN_ROW)).tolist()
     return Inputs(str(folder / "scratch"), [[[row, 0] for row in step] for step in rows])
+
+
+def masking(folder: Path, plan: Plan) -> Inputs:
+    """A BERT of 12M parameters as initialised, its tokenizer, and documents of ragged length."""
+    import torch
+    from transformers import BertConfig, BertForMaskedLM
+
+    from didact.text import tokenizer as tokenizers
+
+    model = folder / "encoder"
+    tokenizer = tokenizers.with_mask(tokenizers.train([text()], ENCODER_VOCABULARY))
+    config = BertConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=384,
+        intermediate_size=1536,
+        num_hidden_layers=6,
+        num_attention_heads=6,
+        max_position_embeddings=LONGEST,
+        hidden_dropout_prob=0.0,
+        attention_probs_dropout_prob=0.0,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+    torch.manual_seed(0)
+    BertForMaskedLM(config).save_pretrained(model)
+    tokenizers.save(tokenizer, model, LONGEST)
+    stream = _endless(encoder(model)(text()))
+    lengths = iter(ragged(plan.steps * plan.documents))
+    steps = [
+        [[[next(stream) for _ in range(next(lengths))], 0] for _ in range(plan.documents)] for _ in range(plan.steps)
+    ]
+    return Inputs(str(model), steps)
 
 
 def prompting(folder: Path, plan: Plan) -> Inputs:

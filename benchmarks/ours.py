@@ -21,8 +21,9 @@ from didact.model.load import load
 from didact.model.model import Model
 from didact.model.settings import Tune
 from didact.model.tune import apply
-from didact.objective.tokens import Causal
+from didact.objective import resolve
 from didact.rng import Rng
+from didact.text import tokenizer as tokenizers
 
 
 def packed(documents: list) -> Batch:
@@ -56,7 +57,7 @@ def rows(documents: list) -> Batch:
 
 
 def train(job: Job) -> Measured:
-    """``options``: ``precision``, ``rows`` (a document each instead of packed), ``compile``, ``rate``."""
+    """``options``: ``objective``, ``precision``, ``rows`` (a document each, not packed), ``compile``, ``rate``."""
     settings = Training(
         precision=job.options["precision"],
         compile=job.options["compile"],
@@ -84,7 +85,10 @@ def _loop(model: Model, settings: Training, job: Job) -> Measured:
         for number, documents in enumerate(job.inputs.steps):
             yield batch(documents), number
 
-    tasks = [Task("bench", Causal(), stream())]
+    objective = resolve(job.options["objective"], {})
+    if objective.needs_mask:
+        objective = objective.bind(tokenizers.vocabulary(tokenizers.load(Path(job.inputs.model))))
+    tasks = [Task("bench", objective, stream())]
     clock, losses, tokens = Clock(), [], []
     for number in range(len(job.inputs.steps)):
         step = take_step(model, tasks, mesh, Rng(0, number), micro_rows=64)
@@ -101,7 +105,6 @@ def generate(job: Job) -> Measured:
     """Greedy, to the full number of new tokens: no id ends a completion."""
     from didact.rollout.sampler import Sampler
     from didact.rollout.settings import Sampling
-    from didact.text import tokenizer as tokenizers
     from didact.text.render import Renderer
 
     attention.register()

@@ -7,7 +7,14 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from transformers import AutoModelForCausalLM, PreTrainedModel, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    PreTrainedModel,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 
 from benchmarks.case import Job, Measured
 from benchmarks.clock import Clock
@@ -30,10 +37,10 @@ def tokens_read(job: Job) -> list[int]:
     return [sum(len(tokens) for tokens, _ in step) for step in job.inputs.steps]
 
 
-def load(job: Job, folder: str | None = None) -> PreTrainedModel:
+def load(job: Job, auto: Any = AutoModelForCausalLM) -> PreTrainedModel:
     """The model with the attention and the type of weights the options name."""
-    return AutoModelForCausalLM.from_pretrained(
-        folder or job.inputs.model,
+    return auto.from_pretrained(
+        job.inputs.model,
         dtype=getattr(torch, job.options["weights"]),
         attn_implementation=job.options["attention"],
     )
@@ -88,6 +95,23 @@ def train(job: Job) -> Measured:
         TrainingArguments(**arguments(job), torch_compile=job.options["compile"]),
         data_collator=collate,
         train_dataset=cast(Any, examples(job)),  # a list is all that the sampler asks for
+        callbacks=[timer],
+    )
+    trained.train()
+    return finished(trained, timer, job)
+
+
+def masked(job: Job) -> Measured:
+    """Trainer with DataCollatorForLanguageModeling: padded, 15 % of the tokens masked as BERT does."""
+    from transformers import AutoTokenizer, DataCollatorForLanguageModeling
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(job.inputs.model)
+    timer = Timer()
+    trained = Trainer(
+        load(job, AutoModelForMaskedLM),
+        TrainingArguments(**arguments(job), torch_compile=job.options["compile"]),
+        data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=True, mlm_probability=0.15),
+        train_dataset=cast(Any, [{"input_ids": one["input_ids"]} for one in examples(job)]),
         callbacks=[timer],
     )
     trained.train()

@@ -11,6 +11,7 @@ TRAINING = {"save_every": 3, "learning_rate": 1e-2}
 FULL = {"steps": 9, "training": TRAINING}
 PAIRS = {**FULL, "pairs": True}  # negatives gathered from all processes
 LORA = {"steps": 9, "training": TRAINING, "lora": True}
+MASKED = {**FULL, "masked": True}
 RATIO = {**FULL, "turn": {"ratio": 4.1}}
 GRIT = {**PAIRS, "turn": {"ratio": 4.1}}
 TWO = {
@@ -51,9 +52,10 @@ def alike(one, other, within: float) -> None:
         (RATIO, 1e-5),
         (PAIRS, 1e-5),
         (GRIT, 1e-5),
+        (MASKED, 1e-5),
         ({**PAIRS, "lora": True}, 1e-5),
     ],
-    ids=["full", "lora", "muon", "ratio", "pairs", "grit", "pairs-lora"],
+    ids=["full", "lora", "muon", "ratio", "pairs", "grit", "masked", "pairs-lora"],
 )
 def test_two_processes_train_as_one_does(server, tmp_path, job, within):
     one, two = run(server, job, tmp_path / "one"), run(server, {**job, "world": 2}, tmp_path / "two")

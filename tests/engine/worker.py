@@ -33,9 +33,10 @@ from didact.errors import Problem
 from didact.model import lora
 from didact.model.settings import Lora
 from didact.objective.contrast import Contrast
+from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 from tests.engine.chaos import Counter, Killer, events
-from tests.toy import toy_model, toy_pairs, toy_parts, toy_stream
+from tests.toy import toy_model, toy_pairs, toy_parts, toy_stream, toy_vocabulary
 
 REPOSITORY = Path(__file__).parents[2]
 BOUND = 200  # seconds after which an attempt counts as hung
@@ -89,6 +90,9 @@ def train(job: dict[str, Any], folder: Path) -> None:
         Source("causal", causal, streams[0], Turn(**job.get("first", {}))),
         Source("prefix", Prefix(), streams[1], turn),
     ]
+    if job.get("masked"):
+        masked = Masked(rate=[0.5, 0.3], span=[1, 3]).bind(toy_vocabulary())
+        sources[1] = Source("masked", masked, streams[1], turn)
     if job.get("pairs"):
         pairs = toy_pairs(batch_size=settings.batch_size, negatives=2, **place)
         sources[1] = Source("contrast", Contrast(symmetric=True), pairs, turn)
