@@ -101,6 +101,7 @@ def chat(
     model: ModelName,
     prompt: Annotated[str | None, typer.Option(help="Answer this one prompt and end.")] = None,
     system: Annotated[str | None, typer.Option(help="System message.")] = None,
+    document: Annotated[str | None, typer.Option(help="A document to talk about, read once and kept.")] = None,
     temperature: Annotated[float, typer.Option(min=0)] = 0.7,
     top_p: Annotated[float, typer.Option(min=0.01, max=1)] = 0.95,
     max_new_tokens: Annotated[int, typer.Option(min=1)] = 256,
@@ -123,7 +124,7 @@ def chat(
         guidance=guidance,
         seed=seed,
     )
-    chat_with(model, prompt, system, sampling, device, say)
+    chat_with(model, prompt, system, sampling, device, say, document)
 
 
 @app.command()

@@ -8,20 +8,31 @@ from collections.abc import Callable, Iterator
 from functools import partial
 from typing import Any
 
+from didact.data.fetch import cache_dir
 from didact.engine.progress import plain
 from didact.errors import Problem, UsageProblem
 from didact.rollout.diffusion import VEIL, Draft, Unmasker, sketch, writer
+from didact.rollout.document import DocumentCache
+from didact.rollout.sampler import Completion, Sampler
 from didact.rollout.settings import Sampling
 from didact.run.named import Named, open_model
+from didact.run.reading import read_once
 
 COMMANDS = "/clear forgets the conversation, /quit or Ctrl-D ends it, Ctrl-C stops an answer"
 ROOM = 4  # at most one part in this many of the context is kept free for the answer
 
 
 class Chat:
-    """A model and a conversation with it."""
+    """A model and a conversation with it, about a ``document`` where one is named."""
 
-    def __init__(self, named: Named, system: str | None, sampling: Sampling, say: Callable[[str], None]):
+    def __init__(
+        self,
+        named: Named,
+        system: str | None,
+        sampling: Sampling,
+        say: Callable[[str], None],
+        document: str | None = None,
+    ):
         named.model.check_writes()
         self.renderer = named.renderer
         self.decode = partial(named.renderer.decode, skip_special=True)
@@ -31,6 +42,13 @@ class Chat:
             raise UsageProblem(what, remedy="leave these options out")
         self.reads_both_ways = named.model.bidirectional_prompt
         self.sampling, self.say = sampling, say
+        self.document: DocumentCache | None = None
+        if document is not None:
+            if not isinstance(self.sampler, Sampler):
+                raise UsageProblem(
+                    "a model that writes by unmasking goes on from no document", remedy="ask in the text"
+                )
+            self.document = read_once(named, document, self.sampler.longest, cache_dir(), say)
         self.before: list[dict[str, Any]] = [{"role": "system", "content": system}] if system else []
         self.turns: list[dict[str, Any]] = []
 
@@ -50,14 +68,14 @@ class Chat:
         said, written = "", 0
         try:
             prompt = self._prompt()
-            for out in self.sampler.stream([prompt], self.sampling, [self._opening()]):
-                said = out.text.lstrip()  # a template may leave the space before an answer to the model
+            for out in self._written(prompt):
+                whole = out.text.lstrip()  # a template may leave the space before an answer to the model
                 if settle is not None and isinstance(out, Draft):
                     settle("" if out.reason else self._sketch(out))
-                    if not out.reason:
-                        continue
-                write(said[written:])
-                written = len(said)
+                if settle is None or not isinstance(out, Draft) or out.reason:
+                    write(whole[written:])
+                    written = len(whole)
+                said = whole
         finally:
             if said:
                 self.turns.append({"role": "assistant", "content": said})
@@ -65,6 +83,11 @@ class Chat:
                 self.turns.pop()
         self.sampling = self.sampling.model_copy(update={"seed": self.sampling.seed + 1})
         return said
+
+    def _written(self, prompt: list[int]) -> Iterator[Completion]:
+        if isinstance(self.sampler, Sampler):
+            return self.sampler.stream([prompt], self.sampling, [self._opening()], [self.document])
+        return self.sampler.stream([prompt], self.sampling, [self._opening()])
 
     def _sketch(self, draft: Draft) -> str:
         assert isinstance(self.sampler, Unmasker)
@@ -76,9 +99,9 @@ class Chat:
 
     def _prompt(self) -> list[int]:
         """What the answer starts from; the oldest turns are forgotten until it fits and leaves room."""
-        longest, turns = self.sampler.longest, self.turns
+        longest, turns = self.sampler.longest - (len(self.document.tokens) if self.document else 0), self.turns
         room = min(self.sampling.max_new_tokens, longest // ROOM)
-        while len(prompt := self.renderer.prompt([*self.before, *turns])) + room > longest:
+        while len(prompt := self._rendered(turns)) + room > longest:
             later = [i for i, turn in enumerate(turns) if i and turn["role"] == "user"]
             if not later:
                 break
@@ -91,14 +114,26 @@ class Chat:
         self.turns = turns
         return prompt
 
+    def _rendered(self, turns: list[dict[str, Any]]) -> list[int]:
+        """The prompt of these turns; behind a document it does not begin a text a second time."""
+        prompt = self.renderer.prompt([*self.before, *turns])
+        begun = self.document is not None and self.document.tokens[0] == self.renderer.tokenizer.bos_token_id
+        return prompt[1:] if begun and prompt[0] == self.renderer.tokenizer.bos_token_id else prompt
+
 
 def chat_with(
-    name: str, prompt: str | None, system: str | None, sampling: Sampling, device: str, say: Callable[[str], None]
+    name: str,
+    prompt: str | None,
+    system: str | None,
+    sampling: Sampling,
+    device: str,
+    say: Callable[[str], None],
+    document: str | None = None,
 ) -> None:
     """One answer to ``prompt`` on stdout, or a conversation until end of input."""
     if prompt is not None and not prompt.strip():
         raise UsageProblem("the prompt is empty", remedy="give some text after --prompt")
-    chat = Chat(open_model(name, device, say), system, sampling, say)
+    chat = Chat(open_model(name, device, say), system, sampling, say, document)
     if prompt is None:
         converse(chat, say)
         return
