@@ -1,12 +1,15 @@
 """torch's own optimizers over fp32 masters of whatever is trainable."""
 
-from collections.abc import Iterable
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from didact.engine.settings import Training
+from didact.model.model import Model
 
 
 class Optimizer:
@@ -15,12 +18,19 @@ class Optimizer:
     A parameter in bf16 gets an fp32 master and an fp32 gradient, accumulated in backward as each gradient is made,
     so micro-batches add up without bf16's rounding and no bf16 gradient outlives its layer. A parameter that is fp32
     (as FSDP2's shards are) is its own master.
+
+    Layer l of L learns at the rate of the one above times ``layer_decay`` (Howard and Ruder 2018, arXiv:1801.06146,
+    section 3.2), and from the share (L - l) / L of ``unfreeze`` on (section 3.3): the last from the start, embeddings
+    (l = 0) from ``unfreeze`` on. What is above the layers goes with no decay and from the start.
     """
 
-    def __init__(self, model: nn.Module, settings: Training, head: Iterable[nn.Parameter] = ()):
+    def __init__(self, model: Model, settings: Training):
         self.live = {name: p for name, p in model.named_parameters() if p.requires_grad}
         self.master = {name: _master(p) for name, p in self.live.items()}
-        outer = {id(p) for p in head}
+        depth, last = model.depths(), len(model.layers)
+        self.thaws = {name: settings.unfreeze * max(last - depth[name], 0) / last for name in self.live}
+        multiple = {id(p): settings.layer_decay ** (last + 1 - depth[name]) for name, p in self.master.items()}
+        outer = {id(p) for p in model.outer()}
         muon = [
             self.master[name]
             for name, p in self.live.items()
@@ -30,28 +40,40 @@ class Optimizer:
         rest = [p for p in self.master.values() if id(p) not in hidden]
         self.parts: list[tuple[torch.optim.Optimizer, float]] = []
         if rest:
-            self.parts.append((_adamw(rest, settings), settings.learning_rate))
+            self.parts.append((_adamw(rest, settings, multiple), settings.learning_rate))
         if muon:
             kind = ShardedMuon if isinstance(muon[0], DTensor) else torch.optim.Muon
-            optimizer = kind(muon, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
+            groups = _by_multiple(muon, multiple)
+            optimizer = kind(groups, lr=settings.muon_learning_rate, weight_decay=settings.weight_decay)
             self.parts.append((optimizer, settings.muon_learning_rate))
         self._make_state()
 
-    def clip(self, limit: float) -> Tensor:
-        """Norm of the whole gradient; scales it down to ``limit`` when that is positive and exceeded."""
-        masters = list(self.master.values())
-        norm = torch.nn.utils.get_total_norm([p.grad for p in masters if p.grad is not None])
-        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+    def clip(self, limit: float, done: float = 1.0) -> Tensor:
+        """Norm of the whole gradient; scales it down to ``limit`` when that is positive and exceeded.
+
+        With a share ``done`` of the steps behind it, forgets the gradient of what is still frozen, and clips the rest
+        by its own norm. (What is returned does not jump when a layer thaws, which would look like a broken batch.)
+        """
+        whole = norm = self._norm()
+        frozen = [name for name, at in self.thaws.items() if done < at]
+        if frozen:
+            for name in frozen:
+                self.master[name].grad = None
+            norm = self._norm()
         if limit > 0:
-            torch.nn.utils.clip_grads_with_norm_(masters, limit, norm)
-        return norm
+            torch.nn.utils.clip_grads_with_norm_(list(self.master.values()), limit, norm)
+        return whole
+
+    def _norm(self) -> Tensor:
+        norm = torch.nn.utils.get_total_norm([p.grad for p in self.master.values() if p.grad is not None])
+        return norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     @torch.no_grad()
     def step(self, scale: float) -> None:
-        """One update at ``scale`` times the peak learning rates."""
+        """One update at ``scale`` times the peak learning rates, and each layer's own share of them."""
         for optimizer, rate in self.parts:
             for group in optimizer.param_groups:
-                group["lr"] = rate * scale
+                group["lr"] = rate * scale * group["multiple"]
             optimizer.step()
         self.publish()
 
@@ -135,18 +157,26 @@ def _master(p: nn.Parameter) -> nn.Parameter:
     return master
 
 
-def _adamw(params: list[nn.Parameter], settings: Training) -> torch.optim.Optimizer:
-    decay = [p for p in params if p.ndim >= 2]
-    plain = [p for p in params if p.ndim < 2]
+def _adamw(params: Sequence[nn.Parameter], settings: Training, multiple: Mapping[int, float]) -> torch.optim.Optimizer:
+    decay = _by_multiple([p for p in params if p.ndim >= 2], multiple)
+    plain = _by_multiple([p for p in params if p.ndim < 2], multiple)
     groups = [
-        {"params": decay, "weight_decay": settings.weight_decay},
-        {"params": plain, "weight_decay": 0.0},  # norms and biases are not shrunk
+        *({**group, "weight_decay": settings.weight_decay} for group in decay),
+        *({**group, "weight_decay": 0.0} for group in plain),  # norms and biases are not shrunk
     ]
     fused = params[0].device.type in ("cpu", "cuda")
     return torch.optim.AdamW(
-        [g for g in groups if g["params"]],
+        groups,
         lr=settings.learning_rate,
         betas=settings.betas,
         eps=settings.eps,
         fused=fused,
     )
+
+
+def _by_multiple(params: Sequence[nn.Parameter], multiple: Mapping[int, float]) -> list[dict[str, Any]]:
+    """A group for each multiple of the learning rate; ``multiple`` goes by the identity of a parameter."""
+    groups: dict[float, list[nn.Parameter]] = defaultdict(list)
+    for p in params:
+        groups[multiple[id(p)]].append(p)
+    return [{"params": group, "multiple": times} for times, group in groups.items()]

@@ -87,6 +87,10 @@ class Training(Settings):
     betas: tuple[Beta, Beta] = (0.9, 0.95)
     eps: float = Field(default=1e-8, gt=0)
     weight_decay: float = Field(default=0.0, ge=0)
+    layer_decay: float = Field(
+        default=1.0, gt=0, le=1, description="a layer's learning rate over that of the one above"
+    )
+    unfreeze: float = Field(default=0.0, ge=0, le=1, description="share of the steps by which all layers have thawed")
     schedule: Literal["constant", "linear", "cosine", "wsd"] = "cosine"
     warmup_ratio: float = Field(default=0.03, ge=0, le=1)
     decay_ratio: float = Field(default=0.2, ge=0, le=1, description="last share of the steps, for wsd")

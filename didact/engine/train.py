@@ -104,7 +104,7 @@ class Loop:
         self.model, self.sources, self.settings, self.steps = model, sources, settings, steps
         self.folder, self.mesh, self.say, self.name = folder, mesh, say, name
         model.everyone = mesh.everyone
-        self.optimizer = Optimizer(model, settings, model.outer())
+        self.optimizer = Optimizer(model, settings)
         self.watch = Watch()
         # The meter counts the tokens of all processes, and holds one against its share of the work.
         flops = flops_per_token(model.net, settings.context / 2)  # a causal token sees half its row on average
@@ -156,7 +156,7 @@ class Loop:
 
     def _update(self, step: Step, loss: float) -> tuple[float, float, bool]:
         """Clips, asks the watch, updates. Returns (gradient norm, learning-rate scale, was it rolled back)."""
-        norm = float(self.optimizer.clip(self.settings.grad_clip))
+        norm = float(self.optimizer.clip(self.settings.grad_clip, self.place.step / self.steps))
         rate = scale(self.place.step, self.steps, self.settings)
         verdict, lines = self.watch.check(
             self.place.step + 1, loss, norm, step.rows, rate * self.settings.learning_rate

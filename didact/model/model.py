@@ -65,6 +65,16 @@ class Model(nn.Module):
         lists = [module for module in self.body.modules() if isinstance(module, nn.ModuleList)]
         return max(lists, key=len)
 
+    def depths(self) -> dict[str, int]:
+        """How far up each parameter stands: 0 for embeddings, l in the l-th layer, one more for what is above."""
+        layer = {id(p): number for number, one in enumerate(self.layers, 1) for p in one.parameters()}
+        found, here = {}, 0
+        for name, p in self.named_parameters():  # in the order the network applies them
+            inside = layer.get(id(p), 0)
+            here = inside or (len(self.layers) + 1 if here else 0)
+            found[name] = here
+        return found
+
     def outer(self) -> list[nn.Parameter]:
         """Parameters of the embeddings and the head: what Muon leaves to AdamW."""
         tables = [module for module in self.net.modules() if isinstance(module, nn.Embedding)]

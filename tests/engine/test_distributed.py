@@ -19,6 +19,7 @@ TWO = {
     "bf16": {**FULL, "dtype": "bfloat16", "model": {"attention_dropout": 0.1}},
     "lora": {**LORA, "dropout": 0.1},
     "muon": {"steps": 9, "training": {**TRAINING, "optimizer": "muon"}},
+    "thaw": {"steps": 9, "training": {**TRAINING, "layer_decay": 0.5, "unfreeze": 0.6}},
 }
 
 
@@ -49,13 +50,14 @@ def alike(one, other, within: float) -> None:
         (FULL, 1e-5),
         (LORA, 1e-5),
         (TWO["muon"], 1e-4),
+        (TWO["thaw"], 1e-5),
         (RATIO, 1e-5),
         (PAIRS, 1e-5),
         (GRIT, 1e-5),
         (MASKED, 1e-5),
         ({**PAIRS, "lora": True}, 1e-5),
     ],
-    ids=["full", "lora", "muon", "ratio", "pairs", "grit", "masked", "pairs-lora"],
+    ids=["full", "lora", "muon", "thaw", "ratio", "pairs", "grit", "masked", "pairs-lora"],
 )
 def test_two_processes_train_as_one_does(server, tmp_path, job, within):
     one, two = run(server, job, tmp_path / "one"), run(server, {**job, "world": 2}, tmp_path / "two")

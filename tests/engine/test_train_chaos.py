@@ -19,6 +19,7 @@ MUON = {**TRAINING, "optimizer": "muon"}
 JOBS = {  # two tasks of different weight, six epochs' borders, dropout on
     "adamw-fp32": {"steps": 9, "training": TRAINING, "model": DROPOUT},
     "adamw-bf16": {"steps": 9, "training": TRAINING, "model": DROPOUT, "dtype": "bfloat16"},
+    "thaw-fp32": {"steps": 9, "training": {**TRAINING, "layer_decay": 0.5, "unfreeze": 0.6}, "model": DROPOUT},
     "muon-fp32": {"steps": 9, "training": MUON, "model": DROPOUT},
     "muon-bf16": {"steps": 9, "training": MUON, "model": DROPOUT, "dtype": "bfloat16"},
     "lora-bf16": {"steps": 9, "training": TRAINING, "lora": True, "dropout": 0.1, "dtype": "bfloat16"},
