@@ -65,12 +65,6 @@ class DocumentCache:
         """Reads one document."""
         return cls.read(model, [tokens], bidirectional)[0]
 
-    def first(self, count: int) -> "DocumentCache":
-        """Without all but the first tokens, such as the closing one that an embedded text ends with."""
-        key, value = (tuple(x[:, :count].contiguous() for x in part) for part in (self.held.key, self.held.value))
-        hidden = None if self.hidden is None else self.hidden[:count]
-        return DocumentCache(self.tokens[:count], Held(key, value), self.reader, hidden)
-
     def save(self, path: Path) -> None:
         """Writes tokens, keys and values as safetensors."""
         layers = enumerate(zip(self.held.key, self.held.value, strict=True))

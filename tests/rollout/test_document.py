@@ -93,16 +93,6 @@ def test_a_stored_document_is_the_same(tmp_path):
     assert (one.tokens, one.logprobs) == (other.tokens, other.logprobs)
 
 
-def test_a_document_may_be_cut_short():
-    net = model()
-    document, question = texts(23, 5)
-    known = DocumentCache.of(net, document, bidirectional=False).first(20)
-    assert len(known.held) == len(known.hidden) == 20
-    sampler = Sampler(net, letters, [])
-    found = sampler.generate([question], WARM, documents=[known])[0]
-    assert apart(found, sampler.generate([[*document[:20], *question]], WARM)[0]) < 1e-5
-
-
 def test_repeated_tokens_of_the_document_are_penalised_too():
     net = model()
     document, question = texts(23, 5)
