@@ -165,6 +165,22 @@ def evaluate(
 
 
 @app.command()
+def embed(
+    model: ModelName,
+    text: Annotated[list[str] | None, typer.Option(help="A text to embed; may be given several times.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data as a recipe names it: a file, a folder, a pattern.")] = None,
+    role: Annotated[Literal["query", "document"], typer.Option(help="Whose prompt stands before a text.")] = "document",
+    dimensions: Annotated[int | None, typer.Option(min=1, help="Keep so many numbers of each vector.")] = None,
+    output: Annotated[Path | None, typer.Option(help="A .npy file for the vectors instead of JSON lines.")] = None,
+    device: Device = "auto",
+) -> None:
+    """Makes a vector of each text: one JSON line a text, or one array."""
+    from didact.run.embed import embed as write_vectors
+
+    write_vectors(model, data, text or [], role, dimensions, output, device, say)
+
+
+@app.command()
 def export(
     model: ModelName,
     folder: Annotated[Path, typer.Argument(help="A new folder.")],

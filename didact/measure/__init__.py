@@ -6,11 +6,12 @@ from typing import Any
 from didact.measure.base import Measure, Subject
 from didact.measure.choice import Choice
 from didact.measure.loss import Loss
+from didact.measure.recall import Mrr, Recall
 from didact.named import make
 
 __all__ = ["NAMES", "Measure", "Subject", "resolve"]
 
-NAMES: dict[str, type[Measure]] = {"choice": Choice, "loss": Loss}
+NAMES: dict[str, type[Measure]] = {"choice": Choice, "loss": Loss, "mrr": Mrr, "recall": Recall}
 
 
 def resolve(kind: str, options: Mapping[str, Any]) -> Measure:

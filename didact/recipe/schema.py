@@ -122,11 +122,11 @@ class Corpus(Stage):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Documents, questions, and what is held out of each; of labelled texts one output a task."""
+        """Documents, questions, pairs, and what is held out of each; of labelled texts one output a task."""
         if self.domain == "labelled":
             return ("kinds", "modules", "scripts", "media", "sentiment")
-        held = ("documents.heldout", "questions.heldout") if self.holdout else ()
-        return ("documents", "questions", *held)
+        names = ("documents", "questions", "pairs")
+        return (*names, *(f"{name}.heldout" for name in names)) if self.holdout else names
 
 
 class Tokenizer(Stage):
@@ -271,6 +271,25 @@ class Finetune(Learning):
     learning_rate: float = Field(default_factory=lambda given: 2e-4 if given["tune"].what == "lora" else 1e-5, gt=0)
 
 
+class Mine(Stage):
+    """Finds hard negatives for pairs with the model so far, as ``NAME/pairs``."""
+
+    kind = "mine"
+    data: Data
+    negatives: int = Field(default=2, gt=0, description="for each anchor, at most")
+    skip_top: int = Field(default=0, ge=0, description="nearest wrong texts that are passed over")
+    margin: float = Field(default=0.95, gt=0, description="of the positive's cosine; what is nearer may be right")
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Pairs with their negatives."""
+        return ("pairs",)
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said."""
+        return {("data",): self.data}
+
+
 class Evaluate(Stage):
     """Bits per byte of each set of ``data``, and what the model says to ``samples``.
 
@@ -364,7 +383,7 @@ class Compare(Stage):
 
 
 KINDS: dict[str, type[Stage]] = {
-    cls.kind: cls for cls in (Corpus, Tokenizer, Links, Symbols, Pretrain, Finetune, Evaluate, Compare)
+    cls.kind: cls for cls in (Corpus, Tokenizer, Links, Symbols, Mine, Pretrain, Finetune, Evaluate, Compare)
 }
 
 
@@ -379,6 +398,7 @@ Plain = (
     | Annotated[Tokenizer, Tag("tokenizer")]
     | Annotated[Links, Tag("links")]
     | Annotated[Symbols, Tag("symbols")]
+    | Annotated[Mine, Tag("mine")]
     | Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Finetune, Tag("finetune")]
     | Annotated[Evaluate, Tag("evaluate")]

@@ -22,6 +22,7 @@ from didact.recipe.schema import (
     Finetune,
     Learning,
     Links,
+    Mine,
     Pretrain,
     Recipe,
     Stage,
@@ -33,6 +34,7 @@ from didact.recipe.write import dump
 from didact.run import stages
 from didact.run.compare import compare
 from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
+from didact.run.mine import mine
 from didact.run.stages import Ground
 from didact.run.symbols import write_symbols
 
@@ -121,8 +123,8 @@ class Life:
             if isinstance(stage, Tokenizer) and has_model:
                 what = "the model has a tokenizer already, and its weights mean the tokens of that one"
                 raise UsageProblem(what, where=stage.name, remedy="train a tokenizer only before a model from scratch")
-            elif isinstance(stage, Evaluate) and not has_model:
-                what = "there is no model to evaluate yet"
+            elif isinstance(stage, Evaluate | Mine) and not has_model:
+                what = f"there is no model to {stage.kind} {'with ' if isinstance(stage, Mine) else ''}yet"
                 raise UsageProblem(what, where=stage.name, remedy="put it after a stage that trains one")
             outputs |= {f"{stage.name}/{output}": Path() for output in stage.outputs}
 
@@ -197,6 +199,7 @@ DO: dict[type[Stage], Callable[..., Artifact]] = {
     Tokenizer: stages.tokenizer,
     Links: stages.links,
     Symbols: write_symbols,
+    Mine: mine,
     Pretrain: stages.learn,
     Finetune: stages.learn,
     Evaluate: stages.evaluate_stage,
@@ -206,7 +209,8 @@ DO: dict[type[Stage], Callable[..., Artifact]] = {
 def find_model(name: str, cache: Path, say: Callable[[str], None]) -> Path:
     """The checkpoint folder behind an asset's name, a run folder, a folder, a hub id or a .gguf file."""
     if name in ASSETS:
-        return resolve(next(fetch(name, cache, say).rglob("*.gguf")))
+        folder = fetch(name, cache, say)
+        return resolve(next(iter([*folder.rglob("*.gguf"), *(w.parent for w in folder.rglob("model.safetensors"))])))
     pointer = Path(name) / "model.path"
     if pointer.is_file():
         folder = Path(name) / pointer.read_text().strip()

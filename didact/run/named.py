@@ -9,14 +9,10 @@ import torch
 
 from didact.data.fetch import ASSETS, cache_dir
 from didact.engine.mesh import pick_device
-from didact.engine.precision import pick_dtype
 from didact.errors import DataProblem, UsageProblem
-from didact.model import attention, heads
-from didact.model.load import load
 from didact.model.model import Model
 from didact.run.life import find_model
-from didact.run.stages import check_vocabulary, endings
-from didact.text import tokenizer as tokenizers
+from didact.run.stages import opened
 from didact.text.render import Renderer
 
 
@@ -54,12 +50,4 @@ def locate(name: str, say: Callable[[str], None]) -> Path:
 def open_model(name: str, device: str, say: Callable[[str], None], dtype: torch.dtype | None = None) -> Named:
     """Loads the model onto the device, in ``dtype`` or the device's own."""
     where = locate(name, say)
-    place = pick_device(device)
-    attention.register()
-    net = load(where, dtype or pick_dtype("auto", place))
-    renderer = Renderer(tokenizers.load(where), endings(net))
-    check_vocabulary(net, renderer.tokenizer, where)
-    model = Model(net)
-    heads.restore(model, where)
-    model.to(place)
-    return Named(where, model, renderer)
+    return Named(where, *opened(where, pick_device(device), dtype))

@@ -241,6 +241,17 @@ def _net(
     return net, apply(net, stage.tune, tokenizer, stage.seed)
 
 
+def opened(where: Path, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Model, Renderer]:
+    """A finished model on a device, in ``dtype`` or the device's own, and what reads text for it."""
+    attention.register()
+    net = load(where, dtype or pick_dtype("auto", device))
+    renderer = Renderer(tokenizers.load(where), endings(net))
+    check_vocabulary(net, renderer.tokenizer, where)
+    model = Model(net)
+    heads.restore(model, where)
+    return model.to(device), renderer
+
+
 def scorer(model: Model) -> Objective:
     """The objective that scores text as the model reads it.
 
@@ -360,15 +371,9 @@ def _measure(
     stage: Evaluate, where: Path, ground: Ground
 ) -> tuple[dict[str, Score], list[str], dict[str, dict[str, Any]]]:
     """Scores, answers and measures of one model with its own tokenizer: bits per byte compare across tokenizers."""
-    attention.register()
-    net = load(where, pick_dtype("auto", ground.mesh.device))
-    renderer = Renderer(tokenizers.load(where), endings(net))
-    check_vocabulary(net, renderer.tokenizer, where)
-    model = Model(net)
-    heads.restore(model, where)
-    model.to(ground.mesh.device)
+    model, renderer = opened(where, ground.mesh.device)
     model.check()
-    context = min(stage.context, positions(net.config))
+    context = min(stage.context, positions(model.net.config))
     if stage.data and context < stage.context:
         ground.say(f"{stage.name}: the model has {context} positions, so it reads windows of {context} tokens")
     if stage.data and "text_diffusion" in model.served:

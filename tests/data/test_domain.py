@@ -16,6 +16,7 @@ from didact.data.domain.writing import PROVENANCE, publish
 from didact.errors import DataProblem, ResourceProblem, UsageProblem
 
 FILES = ("documents.jsonl", "questions.jsonl", "documents.heldout.jsonl", "questions.heldout.jsonl")
+PAIRS = ("pairs.jsonl", "pairs.heldout.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -38,12 +39,12 @@ def test_the_same_bytes_every_time(built, tmp_path):
     folder, provenance = built
     again = domain.build("python-stdlib", tmp_path, 0.1, 7, lambda line: None)
     assert again == provenance
-    assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in (*FILES, PROVENANCE))
+    assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in (*FILES, *PAIRS, PROVENANCE))
 
 
 def test_counts_are_those_of_a_standard_library(built):
     folder, provenance = built
-    counts = {name: len(lines(folder, name)) for name in FILES}
+    counts = {name: len(lines(folder, name)) for name in (*FILES, *PAIRS)}
     assert counts == provenance["counts"]
     total = counts["documents.jsonl"] + counts["documents.heldout.jsonl"]
     assert 3500 < total < 7000
@@ -89,6 +90,22 @@ def test_no_held_out_answer_or_question_is_trained(built):
         trained = {each["messages"][turn]["content"] for each in lines(folder, "questions.jsonl")}
         kept_back = {each["messages"][turn]["content"] for each in lines(folder, "questions.heldout.jsonl")}
         assert not trained & kept_back
+
+
+def test_a_pair_is_a_page_and_its_first_sentence_which_names_nothing(built):
+    folder, _ = built
+    trained, kept_back = (lines(folder, name) for name in PAIRS)
+    assert len(trained) > 2000
+    assert len(kept_back) > 200
+    apart = {each["id"] for each in lines(folder, "documents.heldout.jsonl")}
+    assert {each["id"] for each in kept_back} <= apart
+    assert not {each["id"] for each in trained} & apart
+    for each in [*trained, *kept_back]:
+        assert each["positive"].startswith(f"# {each['id']}\n")
+        assert each["anchor"] not in each["positive"]
+        assert each["id"].rpartition(".")[2].strip("_").lower() not in re.findall(r"\w+", each["anchor"].lower())
+    anchors = [each["anchor"] for each in [*trained, *kept_back]]
+    assert len(anchors) == len(set(anchors))
 
 
 def test_every_object_and_every_question_once(built):

@@ -12,6 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from didact.data.domain.pairs import described
 from didact.data.domain.prose import Thing, is_prose, joined, predicate, sentences, shortened, thing
 from didact.data.domain.questions import about_topic, contents, place, questions
 from didact.data.domain.writing import Line, held_out, publish
@@ -31,15 +32,17 @@ class Page:
     body: str
     document: Line
     questions: tuple[Line, ...]
+    pair: Line | None = None
 
 
 def python_stdlib(folder: Path, holdout: float, seed: int, only: Sequence[str] = ()) -> dict[str, Any]:
     """Writes the domain into ``folder`` and returns its provenance.
 
-    ``documents.jsonl`` and ``questions.jsonl`` hold the trained objects, ``*.heldout.jsonl`` the share ``holdout``
-    of objects (``os.path.join`` never among them) of which the training files hold neither document nor question
-    nor docstring. ``only`` keeps the pages of those modules, split as they are in the whole. The bytes are a pure
-    function of (Python installation, holdout, seed, only). Raises UsageProblem for a module without a page.
+    ``documents.jsonl``, ``questions.jsonl`` and ``pairs.jsonl`` (what an object does, and the rest of its page) hold
+    the trained objects, ``*.heldout.jsonl`` the share ``holdout`` of objects (``os.path.join`` never among them) of
+    which the training files hold neither document nor question nor docstring. ``only`` keeps the pages of those
+    modules, split as they are in the whole. The bytes are a pure function of (Python installation, holdout, seed,
+    only). Raises UsageProblem for a module without a page.
     """
     things = distinct(inventory())
     topics = language_reference()
@@ -51,6 +54,7 @@ def python_stdlib(folder: Path, holdout: float, seed: int, only: Sequence[str] =
         side = [page for page in pages if (page.id in apart) is wanted]
         files[f"documents{suffix}.jsonl"] = [page.document for page in side]
         files[f"questions{suffix}.jsonl"] = [line for page in side for line in page.questions]
+        files[f"pairs{suffix}.jsonl"] = [page.pair for page in side if page.pair]
     facts = {
         "domain": "python-stdlib",
         "source": f"docstrings and pydoc topics of Python {sys.version.split()[0]} on {sys.platform}",
@@ -181,10 +185,11 @@ def object_pages(things: list[Thing], apart: set[str], seed: int) -> Iterator[Pa
         members[each.owner or "builtins"].append(each)
     for each in things:
         inside = [one for one in members[each.id] if (one.id in apart) is (each.id in apart) and one.kind != "module"]
-        asked = list(questions(each, seed, openings[opening(each.body)] == 1))
+        alone = openings[opening(each.body)] == 1
+        asked, pair = list(questions(each, seed, alone)), described(each, place(each)) if alone else None
         offered = contents(each, inside, seed) if each.kind == "module" else None
         lines = [*asked, offered] if offered else asked
-        yield Page(each.id, each.body, {"text": document(each, inside), "id": each.id}, tuple(lines))
+        yield Page(each.id, each.body, {"text": document(each, inside), "id": each.id}, tuple(lines), pair)
 
 
 def document(each: Thing, members: list[Thing]) -> str:
