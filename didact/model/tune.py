@@ -56,6 +56,8 @@ def apply(model: PreTrainedModel, tune: Tune, tokenizer: PreTrainedTokenizerFast
 
 def _head(model: PreTrainedModel) -> str:
     head: Any = model.get_output_embeddings()
+    if head is None:
+        raise UsageProblem(f"{type(model).__name__} has no head", where="tune", remedy="choose what else to train")
     head.requires_grad_(True)
     embedding: Any = model.get_input_embeddings()
     return "the head is tied to the embedding table: both are trained" if head.weight is embedding.weight else ""
@@ -104,6 +106,7 @@ def _tokens(
     pieces = [tokenizer.encode(token, add_special_tokens=False) for token in tokens]
     embedding: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
+    _check_extensible(model)
     start = max(known.values()) + 1
     if start > embedding.weight.shape[0]:
         what = f"the tokenizer has {start} tokens, the model {embedding.weight.shape[0]}"
@@ -112,6 +115,17 @@ def _tokens(
     if tokenizer.convert_tokens_to_ids(list(tokens)) != list(range(start, start + len(tokens))):
         raise UsageProblem("this tokenizer does not number new tokens after its own", where="tune.tokens")
     extend(model, start, _begin(embedding.weight, pieces, seed), _begin(head.weight, pieces, seed + 1))
+
+
+def _check_extensible(model: PreTrainedModel) -> None:
+    """Raises UsageProblem for a head that new rows cannot join: none, or one whose bias is kept beside it (BERT)."""
+    head: Any = model.get_output_embeddings()
+    why = "no head" if head is None else ""
+    if head is not None and sum(p is head.bias for _, p in model.named_parameters(remove_duplicate=False)) > 1:
+        why = "a bias outside its head"
+    if why:
+        what = f"{type(model).__name__} has {why}, so new rows cannot join it"
+        raise UsageProblem(what, where="tune.tokens", remedy="choose a causal language model")
 
 
 def _begin(table: Tensor, pieces: list[list[int]], seed: int) -> Tensor:

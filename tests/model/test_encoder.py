@@ -187,6 +187,19 @@ def test_a_lora_on_an_encoder_saved_as_trained(architecture, tmp_path):
     torch.testing.assert_close(one, two, rtol=1e-3, atol=1e-3)
 
 
+@pytest.mark.parametrize("what", [Tune(what="head"), Tune(what="tokens", tokens=("<new>",))])
+@pytest.mark.parametrize("auto", [AutoModel, AutoModelForMaskedLM])
+def test_rows_that_cannot_be_tuned_are_refused_and_others_are(what, auto, tmp_path):
+    net, tokenizer = network("bert", auto), tiny_tokenizer()
+    if auto is AutoModelForMaskedLM and what.what == "head":
+        apply(net, what, tokenizer)
+        assert net.cls.predictions.decoder.weight.requires_grad
+        return
+    with pytest.raises(UsageProblem, match="no head" if auto is AutoModel else "a bias outside its head"):
+        apply(net, what, tokenizer)
+    assert "<new>" not in tokenizer.get_vocab()
+
+
 @pytest.mark.parametrize("architecture", ["bert", "modernbert", "roberta", "electra"])
 def test_from_scratch(architecture):
     net = build(Scratch(architecture=architecture, size="1M"), tokenizers.with_mask(tiny_tokenizer()), 48, 0)
