@@ -13,6 +13,8 @@ Columns of a token batch, all [B, T] unless said:
     order     int64, where a row holds its documents noised and clean: which copy of which block (see Sight)
     trained   bool, true where a token is to be predicted (or, in a text to be embedded, pooled)
     value     float32 [B], the number an example of several texts carries; its texts are the row's documents
+    teacher_token, teacher_logprob
+              int64 and float32 [B, T, k], the k tokens likeliest in this one's place, to a teacher
     row       int64 [B], the row's number in the stream: the key of all its randomness
 """
 

@@ -4,6 +4,7 @@ import numpy as np
 import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
+from didact.audit.toy import toy_teacher
 from didact.data.corpus import Corpus
 from didact.data.pieces import Pieces, cut
 from didact.data.stream import TokenStream
@@ -43,8 +44,10 @@ def toy_model(seed: int = 0, dtype: torch.dtype = torch.float32, **fields) -> Mo
     return Model(AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="reach"))
 
 
-def toy_corpus(documents: int = 40, seed: int = 0, longest: int = 30, prompt: int = 3, weight: float = 1.0) -> Corpus:
-    """Random documents; the first ``prompt`` tokens of each are read, the rest trained."""
+def toy_corpus(
+    documents: int = 40, seed: int = 0, longest: int = 30, prompt: int = 3, weight: float = 1.0, top: int = 0
+) -> Corpus:
+    """Random documents; the first ``prompt`` tokens of each are read, the rest trained; ``top`` is a teacher's."""
     rng = np.random.default_rng(seed)
     lengths = rng.integers(prompt + 2, longest + 1, documents)
     bound = np.concatenate([[0], np.cumsum(lengths)])
@@ -52,7 +55,8 @@ def toy_corpus(documents: int = 40, seed: int = 0, longest: int = 30, prompt: in
     for start in bound[:-1]:
         trained[start : start + prompt] = False
     token = rng.integers(2, VOCABULARY, bound[-1]).astype(np.int32)
-    return Corpus(token, trained, bound, lengths * 3, weight)
+    corpus = Corpus(token, trained, bound, lengths * 3, weight)
+    return toy_teacher(corpus, top, VOCABULARY) if top else corpus
 
 
 def toy_parts(context: int = 32, **corpus) -> list[Pieces]:

@@ -177,6 +177,9 @@ def sampled_as_trained(
     document = {"token": token, "position": index, "doc": torch.zeros_like(index), "trained": index >= len(prompt)}
     alone = {"row": torch.zeros(1, dtype=torch.int64, device=device), "value": torch.zeros(1, device=device)}
     batch = Batch({**document, **alone})
+    if teacher := objective.taught_by():  # which has no say in who sees whom
+        silent = torch.zeros(*token.shape, teacher.top, device=device)
+        batch = batch.with_(teacher_token=silent.long(), teacher_logprob=silent)
     with torch.no_grad():
         ready: Any = objective.prepare(model, batch, Rng(0, 0))
         where = (index >= len(prompt) - 1) & (index < token.shape[1] - 1)

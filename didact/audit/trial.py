@@ -13,7 +13,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from didact.audit import laws
-from didact.audit.toy import toy_network
+from didact.audit.toy import toy_network, toy_teacher
 from didact.data.corpus import Corpus, encode
 from didact.data.formats import Conversation, Document, Example, Texts
 from didact.data.pieces import Pieces, cut
@@ -30,7 +30,7 @@ from didact.model.load import load as load_network
 from didact.model.model import Model
 from didact.model.save import save_model
 from didact.model.settings import Scratch
-from didact.objective.base import Objective
+from didact.objective.base import Objective, Teacher
 from didact.recipe import Learning, load
 from didact.recipe.schema import TaskSpec
 from didact.rollout.sampler import Sampler
@@ -148,7 +148,7 @@ class Trial:
         renderer, model = self._model()
         objective = bound(self.stage, renderer.tokenizer)[number]
         found = self._examples(task.data)
-        parts = self._parts(found, renderer, f"{number}")
+        parts = self._parts(found, renderer, f"{number}", objective.taught_by())
         packed, loose = (next(self._stream(parts, pack).start(0))[0].to(self.mesh.device) for pack in (True, False))
         model.eval()  # dropout is meant to differ from one cut of a step to the next
         yield Measured(name, "1 any micro-batches", laws.micro_batches(model, objective, packed), self.gradient)
@@ -176,8 +176,10 @@ class Trial:
         found = examples(data, self.life.outputs, self.stage.seed)
         return [example for source in found for example in islice(source, EXAMPLES)]
 
-    def _parts(self, found: Sequence[Example], renderer: Renderer, name: str) -> list[Pieces]:
+    def _parts(self, found: Sequence[Example], renderer: Renderer, name: str, teacher: Teacher | None) -> list[Pieces]:
         corpus: Corpus = encode(found, renderer, self.folder / "tokens", name)
+        if teacher:
+            corpus = toy_teacher(corpus, teacher.top, max(renderer.tokenizer.get_vocab().values()) + 1)
         return cut([corpus], PIECE, "window")[0]
 
     def _stream(self, parts: Sequence[Pieces], pack: bool) -> TokenStream:
@@ -229,9 +231,9 @@ class Trial:
         settings = self.stage.model_copy(update=small)
         sources = []
         for number, task in enumerate(self.stage.task_list):
-            parts = self._parts(self._examples(task.data), renderer, f"{number}")
-            stream = TokenStream(parts, CONTEXT, 2, self.stage.seed, pack=self.stage.pack, shuffle=self.stage.shuffle)
             objective = bound(self.stage, renderer.tokenizer)[number]
+            parts = self._parts(self._examples(task.data), renderer, f"{number}", objective.taught_by())
+            stream = TokenStream(parts, CONTEXT, 2, self.stage.seed, pack=self.stage.pack, shuffle=self.stage.shuffle)
             sources.append(Source(task.name, objective, stream, task))
         _Silent(model, sources, settings, STEPS, self.folder / "run", self.mesh, _unsaid).run()
         return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}

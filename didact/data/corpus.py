@@ -15,6 +15,7 @@ from typing import assert_never
 import numpy as np
 
 from didact.data.formats import Completion, Conversation, Document, Example, Texts
+from didact.data.taught import Taught
 from didact.errors import DataProblem, ResourceProblem
 from didact.text.render import Rendered, Renderer
 
@@ -29,7 +30,7 @@ class Corpus:
     ``token`` int32 [N], ``trained`` bool [N] (is this token to be predicted; in a text to be embedded, pooled),
     ``bound`` int64 [examples + 1], ``text_bytes`` int64 [examples]: UTF-8 bytes of the trained text, what bits per
     byte divides by. Examples of several texts have ``text`` int64 [N], the number of a token's text in its example,
-    and ``value`` float32 [examples].
+    and ``value`` float32 [examples]. ``taught`` is what a teacher would have written.
     """
 
     token: np.ndarray
@@ -39,6 +40,7 @@ class Corpus:
     weight: float = 1.0
     text: np.ndarray | None = None
     value: np.ndarray | None = None
+    taught: Taught | None = None
 
     def __len__(self) -> int:
         return len(self.bound) - 1

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
@@ -40,12 +40,14 @@ class Conversation:
     ``messages`` are ``{"role": one of ROLES, "content": text}`` with at least one assistant turn; an
     assistant's may have ``tool_calls``, each ``{"type": "function", "function": {"name", "arguments":
     object}}`` and ``weight`` 0, a turn to read and not to learn. Other fields are kept as they came.
-    ``tools`` are the JSON schemas of the functions that may be called.
+    ``tools`` are the JSON schemas of the functions that may be called. ``before`` are messages that only a teacher
+    reads, in front of the others: the prompt that a student is to do without.
     """
 
     where: str
     messages: tuple[Message, ...]
     tools: tuple[dict[str, Any], ...] | None = None
+    before: tuple[Message, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -83,10 +85,11 @@ def text(where: str, text: Any, label: Any = None) -> Example:
     return Document(where, _filled(where, "text", text), "" if label is None else str(label).strip())
 
 
-def messages(where: str, messages: Any, tools: Any = None) -> Example:
-    """Chats of ``role`` and ``content``."""
+def messages(where: str, messages: Any, tools: Any = None, before: Any = None) -> Example:
+    """Chats of ``role`` and ``content``; ``before`` are messages that only a teacher reads in front of them."""
     turns = [_message(where, f"messages[{i}]", turn) for i, turn in enumerate(_list(where, "messages", messages))]
-    return _conversation(where, turns, tools)
+    read = [_message(where, f"before[{i}]", turn) for i, turn in enumerate(_list(where, "before", before or []))]
+    return _conversation(where, turns, tools, read)
 
 
 def sharegpt(where: str, conversations: Any, system: Any = None, tools: Any = None) -> Example:
@@ -263,10 +266,10 @@ MESSAGE_EXTRAS = ("tool_calls", "tool_call_id", "weight", "name", "reasoning_con
 OTHER_WEIGHTS = {"loss_weight", "train", "training", "train_detail", "masked"}  # what others call weight
 
 
-def _conversation(where: str, turns: list[Message], tools: Any) -> Conversation:
+def _conversation(where: str, turns: list[Message], tools: Any, before: Sequence[Message] = ()) -> Conversation:
     if not any(turn["role"] == "assistant" and turn.get("weight", 1) for turn in turns):
         raise _problem(where, "the conversation has no assistant turn to learn", "end it with the assistant's answer")
-    return Conversation(where, tuple(turns), _tools(where, tools))
+    return Conversation(where, tuple(turns), _tools(where, tools), tuple(before))
 
 
 def _message(where: str, name: str, turn: Any) -> Message:

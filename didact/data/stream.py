@@ -101,13 +101,12 @@ class TokenStream:
     def _batch(self, rows: list[int]) -> Batch:
         filled = [self._row(number) for number in rows]
         width = max(len(row["token"]) for row in filled)
-        empty = {"token": 0, "doc": -1, "position": 0, "trained": False}
+        empty = {"token": 0, "doc": -1, "position": 0, "trained": False, "teacher_token": 0, "teacher_logprob": 0}
         columns = {
-            name: torch.from_numpy(
-                np.stack([np.pad(row[name], (0, width - len(row[name])), constant_values=fill) for row in filled])
-            )
+            name: torch.from_numpy(np.stack([_padded(row[name], width, fill) for row in filled]))
             for name, fill in empty.items()
-        }  # each [B, T]
+            if name in filled[0]
+        }  # each [B, T], a teacher's [B, T, k]
         value = {"value": torch.tensor([row["value"] for row in filled])} if self.several else {}
         return Batch({**columns, **value, "row": torch.tensor(rows)})
 
@@ -119,7 +118,7 @@ class TokenStream:
             return self._texts(int(pieces[0]))
         token, trained = zip(*(self._piece(piece) for piece in pieces), strict=True)
         lengths = self.length[pieces]
-        return {
+        return self._taught(pieces) | {
             "token": np.concatenate(token).astype(np.int64),
             "trained": np.concatenate(trained),
             "doc": np.repeat(np.arange(len(pieces), dtype=np.int32), lengths),
@@ -141,6 +140,15 @@ class TokenStream:
             "value": pieces.value[index],
         }
 
+    def _taught(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
+        """The columns of a row's teacher, if it has one."""
+        found = []
+        for number in numbers:
+            pieces, _, where = self._find(number)
+            if pieces.corpus.taught is not None:
+                found.append(pieces.corpus.taught.columns(np.asarray(pieces.corpus.trained[where]), where))
+        return {name: np.concatenate([columns[name] for columns in found]) for name in (found[0] if found else ())}
+
     def _piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         pieces, _, where = self._find(number)
         return pieces.corpus.token[where], pieces.corpus.trained[where]
@@ -149,6 +157,11 @@ class TokenStream:
         part = int(np.searchsorted(self.first, number, side="right")) - 1
         pieces, index = self.parts[part], int(number - self.first[part])
         return pieces, index, slice(pieces.start[index], pieces.start[index] + pieces.length[index])
+
+
+def _padded(column: np.ndarray, width: int, fill: int | bool) -> np.ndarray:
+    """A row's column [T, ...] filled up to ``width``."""
+    return np.pad(column, [(0, width - len(column)), *[(0, 0)] * (column.ndim - 1)], constant_values=fill)
 
 
 def _passes(count: int, weight: float, rng: np.random.Generator) -> np.ndarray:

@@ -369,6 +369,8 @@ def full_batch(context: int, rows: int, like: Batch, joined: bool = False) -> Ba
     context = context // texts if joined else context
     index = torch.arange(texts * context).expand(rows, -1)
     value = {"value": like.value[:1].expand(rows)} if "value" in like else {}
+    likeliest = torch.zeros(rows, context, like["teacher_token"].shape[2] if "teacher_token" in like else 0)
+    taught = {"teacher_token": likeliest.long(), "teacher_logprob": likeliest - 10} if "teacher_token" in like else {}
     return Batch(
         {
             "token": index % 7,
@@ -377,6 +379,7 @@ def full_batch(context: int, rows: int, like: Batch, joined: bool = False) -> Ba
             "trained": torch.ones(rows, texts * context, dtype=torch.bool),
             **value,
             "row": torch.arange(rows),
+            **taught,
         }
     )
 

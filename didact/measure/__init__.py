@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from didact.measure.agreement import Agreement
 from didact.measure.base import Measure, Subject
 from didact.measure.choice import Choice
 from didact.measure.loss import Loss
@@ -11,7 +12,7 @@ from didact.named import make
 
 __all__ = ["NAMES", "Measure", "Subject", "resolve"]
 
-NAMES: dict[str, type[Measure]] = {"choice": Choice, "loss": Loss, "mrr": Mrr, "recall": Recall}
+NAMES: dict[str, type[Measure]] = {"agreement": Agreement, "choice": Choice, "loss": Loss, "mrr": Mrr, "recall": Recall}
 
 
 def resolve(kind: str, options: Mapping[str, Any]) -> Measure:

@@ -44,18 +44,52 @@ def logprob(
     ``(1 - e) log p(target) + e mean_v log p(v)``; ``z_loss`` c takes ``c log^2 Z`` off. The id ``never``
     has no chance. Fastest when the loss is ``-(logprob * where).sum()`` times any constant; exact for every loss.
     """
+    return _picked(
+        hidden, weight, bias, target, None, where, Head(softcap, temperature, chunk, smoothing, z_loss, never)
+    )
+
+
+def closeness(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    log_p: Tensor,
+    where: Tensor,
+    softcap: float | None = None,
+    chunk: int = CHUNK,
+    temperature: float = 1.0,
+) -> Tensor:
+    """``-KL(p || q)`` of a teacher's p from the head's q where ``where`` is not zero, else 0; as fast as ``logprob``.
+
+    ``target`` [..., K] are p's likeliest tokens and ``log_p`` their log-probabilities. All other tokens count as one
+    that p and q give what is left: exact for K = V, else a lower bound that is 0 only where q agrees on all K.
+    """
+    return _picked(hidden, weight, bias, target, log_p, where, Head(softcap, temperature, chunk))
+
+
+def _picked(
+    hidden: Tensor,
+    weight: Tensor,
+    bias: Tensor | None,
+    target: Tensor,
+    log_p: Tensor | None,
+    where: Tensor,
+    head: Head,
+) -> Tensor:
+    """The head's score of the positions where ``where`` is not zero, 0 elsewhere."""
     index = where.flatten().nonzero().squeeze(1)  # [N]
     picked = hidden.flatten(0, -2)[index]  # [N, D]
-    goal, guess = target.flatten()[index], where.flatten()[index]
+    goal, guess = target.flatten(0, where.dim() - 1)[index], where.flatten()[index]
     wide = torch.promote_types(hidden.dtype, torch.float32)
+    log_p = None if log_p is None else log_p.flatten(0, where.dim() - 1)[index].to(wide)  # [N, K]
     learn = torch.is_grad_enabled()
     learns = (
         learn and hidden.requires_grad,
         learn and (weight.requires_grad or (bias is not None and bias.requires_grad)),
     )
     with torch.autocast(hidden.device.type, enabled=False):
-        head = Head(softcap, temperature, chunk, smoothing, z_loss, never)
-        found = Logprob.apply(picked, weight.to(hidden.dtype), bias, goal, guess.to(wide), head, learns)
+        found = Logprob.apply(picked, weight.to(hidden.dtype), bias, goal, log_p, guess.to(wide), head, learns)
     return torch.zeros(where.numel(), dtype=wide, device=hidden.device).index_copy(0, index, found).view(where.shape)
 
 
@@ -70,15 +104,18 @@ class Head:
     z_loss: float = 0.0
     never: int | None = None
 
-    def score(self, h: Tensor, weight: Tensor, bias: Tensor | None, goal: Tensor, slope: bool) -> tuple[Tensor, Tensor]:
-        """Log-probabilities [N] of the goals, and their gradient for the logits [N, V] when ``slope``."""
+    def score(
+        self, h: Tensor, weight: Tensor, bias: Tensor | None, goal: Tensor, log_p: Tensor | None, slope: bool
+    ) -> tuple[Tensor, Tensor]:
+        """Log-probabilities [N] of the goals (or closeness), and its gradient for the logits [N, V] when ``slope``."""
         logits = F.linear(h, weight, None if bias is None else bias.to(h.dtype))  # [N, V]
-        rows = CACHED if h.device.type == "cpu" else len(h)
-        parts = [self.part(x, y, slope) for x, y in zip(logits.split(rows), goal.split(rows), strict=True)]
+        rows = CACHED if h.device.type == "cpu" else max(len(h), 1)
+        cuts = [slice(a, a + rows) for a in range(0, max(len(h), 1), rows)]
+        parts = [self.part(logits[n], goal[n], None if log_p is None else log_p[n], slope) for n in cuts]
         return torch.cat(parts), logits
 
-    def part(self, logits: Tensor, goal: Tensor, slope: bool) -> Tensor:
-        """Log-probabilities of a few rows; their logits become ``d logprob / d logits`` in place."""
+    def part(self, logits: Tensor, goal: Tensor, log_p: Tensor | None, slope: bool) -> Tensor:
+        """The score of a few rows; their logits become ``d score / d logits`` in place."""
         x = logits.to(torch.promote_types(logits.dtype, torch.float32))
         capped = None
         if self.softcap is not None:
@@ -88,6 +125,17 @@ class Head:
             x = x / self.temperature
         if self.never is not None:
             x[:, self.never] = -math.inf  # and so is its gradient: zero
+        found, g = self.likelihood(x, goal, slope) if log_p is None else self.closeness(x, goal, log_p, slope)
+        if slope:
+            if capped is not None:
+                g *= 1 - capped * capped
+            if self.temperature != 1.0:
+                g /= self.temperature
+            logits.copy_(g)
+        return found.squeeze(1)
+
+    def likelihood(self, x: Tensor, goal: Tensor, slope: bool) -> tuple[Tensor, Tensor]:
+        """log p(goal) [n, 1] and its gradient for x [n, V]."""
         top = x.amax(-1, keepdim=True)
         at_goal = x.gather(1, goal[:, None]) - top
         p = torch.sub(x, top).mul_(LOG2E).exp2_()  # exp2 is three times as fast as exp
@@ -99,16 +147,29 @@ class Head:
             found = (1 - self.smoothing) * found + self.smoothing * even - self.z_loss * log_z.square()
             pull = 1 + 2 * self.z_loss * log_z
         if slope:
-            g = p.mul_(-pull / total)  # [n, V]: onehot - p
-            g.scatter_add_(1, goal[:, None], torch.full_like(total, 1 - self.smoothing))
+            p.mul_(-pull / total)  # [n, V]: onehot - p
+            p.scatter_add_(1, goal[:, None], torch.full_like(total, 1 - self.smoothing))
             if self.smoothing:
-                g += self.smoothing / g.shape[1]
-            if capped is not None:
-                g *= 1 - capped * capped
-            if self.temperature != 1.0:
-                g /= self.temperature
-            logits.copy_(g)
-        return found.squeeze(1)
+                p += self.smoothing / p.shape[1]
+        return found, p
+
+    def closeness(self, x: Tensor, goal: Tensor, log_p: Tensor, slope: bool) -> tuple[Tensor, Tensor]:
+        """-KL(p || q) [n, 1] and its gradient for x [n, V], where p is ``exp(log_p)`` [n, K] at ``goal`` [n, K]."""
+        top = x.amax(-1, keepdim=True)
+        q = torch.sub(x, top).mul_(LOG2E).exp2_()
+        named = q.gather(1, goal)
+        tail = q.scatter_(1, goal, 0).sum(-1, keepdim=True)  # of all other tokens, without cancellation
+        total = tail + named.sum(-1, keepdim=True)
+        p = log_p.exp()
+        rest = (1 - p.sum(-1, keepdim=True)).clamp(min=0) if goal.shape[1] < x.shape[1] else torch.zeros_like(tail)
+        tail = tail.clamp(min=torch.finfo(x.dtype).tiny)
+        log_q = x.gather(1, goal) - top - total.log()
+        found = (p * (log_q - log_p)).sum(-1, keepdim=True)
+        found = found + rest * (tail.log() - total.log()) - torch.special.xlogy(rest, rest)
+        if slope:
+            q.mul_(rest / tail - 1 / total)  # the tail's p is spread as q is
+            q.scatter_(1, goal, p - named / total)
+        return found, q
 
 
 class Logprob(torch.autograd.Function):
@@ -125,22 +186,27 @@ class Logprob(torch.autograd.Function):
         weight: Tensor,
         bias: Tensor | None,
         goal: Tensor,
+        log_p: Tensor | None,
         guess: Tensor,
         head: Head,
         learns: tuple[bool, bool],
     ) -> Tensor:
-        """h [N, D], weight [V, D], bias [V], goal and guess [N] -> [N]; ``learns``: which of h and W are trained."""
+        """h [N, D], weight [V, D], bias [V], goal and guess [N] -> [N]; ``learns``: which of h and W are trained.
+
+        With ``log_p`` [N, K], and goal [N, K], it is the closeness.
+        """
         found = torch.zeros(len(h), dtype=guess.dtype, device=h.device)
         dh = torch.empty_like(h) if learns[0] else None
         sums = Sums(weight, bias, guess.dtype) if learns[1] else None
         for a in range(0, len(h), head.chunk):
             n = slice(a, a + head.chunk)
-            found[n], slope = head.score(h[n], weight, bias, goal[n], any(learns))
+            named = None if log_p is None else log_p[n]
+            found[n], slope = head.score(h[n], weight, bias, goal[n], named, any(learns))
             if dh is not None:
                 torch.mm(slope, weight, out=dh[n])
             if sums is not None:
                 sums.add(slope, h[n], guess[n])
-        ctx.save_for_backward(h, weight, bias, goal, guess, dh, *(sums.tensors() if sums else (None, None)))
+        ctx.save_for_backward(h, weight, bias, goal, log_p, guess, dh, *(sums.tensors() if sums else (None, None)))
         ctx.head, ctx.learns = head, learns
         return found
 
@@ -149,7 +215,7 @@ class Logprob(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         """The stored gradients scaled by the upstream one [N]."""
         (up,) = grad_outputs
-        h, weight, bias, goal, guess, dh, dw, db = ctx.saved_tensors
+        h, weight, bias, goal, log_p, guess, dh, dw, db = ctx.saved_tensors
         if dh is not None:
             dh = (dh * up[:, None]).to(h.dtype)  # scaled in fp32
         if dw is not None:
@@ -158,12 +224,13 @@ class Logprob(torch.autograd.Function):
                 sums = Sums(weight, bias, guess.dtype)
                 for a in range(0, len(h), ctx.head.chunk):
                     n = slice(a, a + ctx.head.chunk)
-                    sums.add(ctx.head.score(h[n], weight, bias, goal[n], True)[1], h[n], up[n])
+                    named = None if log_p is None else log_p[n]
+                    sums.add(ctx.head.score(h[n], weight, bias, goal[n], named, True)[1], h[n], up[n])
                 dw, db = sums.tensors()
                 ratio = torch.ones_like(up[:1]).squeeze(0)
             dw = torch.mul(dw, ratio, out=torch.empty_like(weight))
             db = None if db is None else (db * ratio).to(bias.dtype)
-        return dh, dw, db, None, None, None, None
+        return dh, dw, db, None, None, None, None, None
 
 
 class Sums:

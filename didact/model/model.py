@@ -152,6 +152,20 @@ class Model(nn.Module):
         found = score(picked, target=target.flatten()[index], where=where.flatten()[index])
         return found.new_zeros(where.numel()).index_copy(0, index, found).view(where.shape)
 
+    def closeness(
+        self, hidden: Tensor, target: Tensor, log_p: Tensor, where: Tensor, *, temperature: float = 1.0
+    ) -> Tensor:
+        """-KL of a teacher from this model where ``where`` [B, T] is not zero, fp32; 0 elsewhere.
+
+        ``target`` [B, T, K] are the teacher's likeliest tokens, ``log_p`` [B, T, K] their log-probabilities at the
+        same ``temperature``; see ``head``.
+        """
+        out = cast(Any, self.net.get_output_embeddings())
+        softcap = getattr(self.net.config, "final_logit_softcapping", None)
+        return head.closeness(
+            hidden, out.weight, out.bias, target, log_p, where, softcap=softcap, temperature=temperature
+        )
+
     def logits(self, hidden: Tensor) -> Tensor:
         """Logits of every hidden state given, [..., V]: for sampling, where they are few."""
         between = encoder.between(self.net)

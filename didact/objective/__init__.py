@@ -7,6 +7,7 @@ from didact.named import make
 from didact.objective.base import Objective
 from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
+from didact.objective.distil import Distil
 from didact.objective.linked import Linked, LinkedMasked, Together
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
@@ -15,6 +16,7 @@ NAMES: dict[str, type[Objective]] = {
     "causal": Causal,
     "sft": Causal,
     "prefix": Prefix,
+    "distil": Distil,
     "masked": Masked,
     "diffusion": Diffusion,
     "contrast": Contrast,

@@ -39,6 +39,15 @@ class LanguageModel(Protocol):
         """
         ...
 
+    def closeness(
+        self, hidden: Tensor, target: Tensor, log_p: Tensor, where: Tensor, *, temperature: float = 1.0
+    ) -> Tensor:
+        """-KL of a teacher from the model where ``where`` is not zero, 0 elsewhere; fp32 [B, T].
+
+        The teacher is its likeliest tokens ``target`` [B, T, K] and their log-probabilities ``log_p`` [B, T, K].
+        """
+        ...
+
     def gather(self, rows: Tensor) -> Tensor:
         """The rows of all processes, [processes * N, ...], this one's first; gradients flow back to their owners."""
         ...
@@ -46,6 +55,18 @@ class LanguageModel(Protocol):
     def head(self, name: str, hidden: Tensor) -> Tensor:
         """What the objective's own head ``name`` makes of hidden states [..., D]: fp32 [..., outputs]."""
         ...
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """A model whose ``top`` likeliest tokens at ``temperature`` an objective wants as columns of its data.
+
+    ``name`` is a checkpoint as a person names it, or ``self``: the model that the stage starts from.
+    """
+
+    name: str
+    top: int
+    temperature: float
 
 
 @dataclass(frozen=True)
@@ -84,6 +105,10 @@ class Objective:
         becomes a vector (``pool``, ``bidirectional``, ``prompts`` by role).
         """
         return {}
+
+    def taught_by(self) -> Teacher | None:
+        """Whose columns ``teacher_token`` and ``teacher_logprob`` the batch must have; none unless said."""
+        return None
 
     def prepare(self, model: LanguageModel, batch: Batch, rng: Rng) -> Batch:
         """Adds what ``loss`` needs, above all ``batch.weight``, one tensor a term."""

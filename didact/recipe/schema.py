@@ -290,6 +290,41 @@ class Mine(Stage):
         return {("data",): self.data}
 
 
+class Answer(Stage):
+    """Asks the model the questions of ``data`` behind a prompt and keeps its answers, for a model to do without it.
+
+    The prompt is the ``system`` text and ``shots``, pairs of a question and the answer wanted. The records hold the
+    bare questions with these answers; ``before`` is the prompt, which only a teacher reads (``distil``). An answer
+    longer than ``max_new_tokens`` is left out.
+    """
+
+    kind = "answer"
+    incidental = Stage.incidental | {"batch_size"}
+    data: Data
+    system: str = ""
+    shots: tuple[tuple[str, str], ...] = ()
+    holdout: float = Field(default=0.2, ge=0, lt=1, description="share of questions kept to measure with")
+    temperature: float = Field(default=0.0, ge=0, description="0 is greedy")
+    max_new_tokens: int = Field(default=64, gt=0)
+    batch_size: int = Field(default=8, gt=0, description="questions answered at once")
+
+    @model_validator(mode="after")
+    def prompted(self) -> "Answer":
+        """Without a prompt there is nothing to do without."""
+        if not self.system and not self.shots:
+            raise ValueError("answer needs a prompt: 'system' or 'shots'")
+        return self
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Questions with answers, and those held out."""
+        return ("answers", "answers.heldout") if self.holdout else ("answers",)
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said."""
+        return {("data",): self.data}
+
+
 class Evaluate(Stage):
     """Bits per byte of each set of ``data``, and what the model says to ``samples``.
 
@@ -383,7 +418,7 @@ class Compare(Stage):
 
 
 KINDS: dict[str, type[Stage]] = {
-    cls.kind: cls for cls in (Corpus, Tokenizer, Links, Symbols, Mine, Pretrain, Finetune, Evaluate, Compare)
+    cls.kind: cls for cls in (Corpus, Tokenizer, Links, Symbols, Mine, Pretrain, Finetune, Answer, Evaluate, Compare)
 }
 
 
@@ -401,6 +436,7 @@ Plain = (
     | Annotated[Mine, Tag("mine")]
     | Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Finetune, Tag("finetune")]
+    | Annotated[Answer, Tag("answer")]
     | Annotated[Evaluate, Tag("evaluate")]
 )
 ArmStage = Annotated[Plain, Discriminator(_kind)]

@@ -5,17 +5,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from didact import measure, objective
-from didact.data.fetch import ASSETS, cache_dir, fetch
+from didact.data.fetch import cache_dir
 from didact.data.settings import Data
 from didact.data.source import examples, fingerprint
 from didact.data.words import listed
 from didact.engine.durable import on_disk
 from didact.engine.mesh import Mesh
 from didact.engine.train import rows_per_process
-from didact.errors import DataProblem, UsageProblem
-from didact.model.load import check_folder, resolve
+from didact.errors import UsageProblem
+from didact.model.load import check_folder
 from didact.model.settings import Scratch
 from didact.recipe.schema import (
+    Answer,
     Compare,
     Corpus,
     Evaluate,
@@ -32,11 +33,14 @@ from didact.recipe.schema import (
 )
 from didact.recipe.write import dump
 from didact.run import stages
+from didact.run.answer import answer
 from didact.run.compare import compare
+from didact.run.find import find_model
 from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
 from didact.run.mine import mine
 from didact.run.stages import Ground
 from didact.run.symbols import write_symbols
+from didact.run.teach import SELF
 
 
 @dataclass(frozen=True)
@@ -72,10 +76,12 @@ class Life:
     def without_training(self) -> Iterator[Learning]:
         """Makes data and tokenizers, and yields each training stage in its place instead of running it."""
         self._start()
+        learned = isinstance(self.recipe.base, Scratch)  # then the model that a stage would ask is not there
         for number, stage in enumerate(self.recipe.stages):
+            learned = learned or bool(_learning(stage))
             if isinstance(stage, Learning):
                 yield stage
-            elif isinstance(stage, INDEPENDENT):
+            elif isinstance(stage, INDEPENDENT) or (isinstance(stage, Answer) and not learned):
                 self.stage(number, stage)
             elif isinstance(stage, Compare):
                 for arm, stages in stage.arms.items():
@@ -123,7 +129,7 @@ class Life:
             if isinstance(stage, Tokenizer) and has_model:
                 what = "the model has a tokenizer already, and its weights mean the tokens of that one"
                 raise UsageProblem(what, where=stage.name, remedy="train a tokenizer only before a model from scratch")
-            elif isinstance(stage, Evaluate | Mine) and not has_model:
+            elif isinstance(stage, Evaluate | Answer | Mine) and not has_model:
                 what = f"there is no model to {stage.kind} {'with ' if isinstance(stage, Mine) else ''}yet"
                 raise UsageProblem(what, where=stage.name, remedy="put it after a stage that trains one")
             outputs |= {f"{stage.name}/{output}": Path() for output in stage.outputs}
@@ -142,7 +148,7 @@ class Life:
         """Runs one stage in its folder, or finds it finished; what it leaves is what the next stands on."""
         inputs = [fingerprint(data, self.outputs) for data in stage.inputs().values()]
         parent = "" if isinstance(stage, INDEPENDENT) else self.parent
-        name = identity(stage_digest(stage), parent, *inputs)
+        name = identity(stage_digest(stage), parent, *inputs, *self._teachers(stage))
         folder = stage_folder(self.folder, number, stage.name, name)
         artifact = folder.finished()
         skipped = artifact is not None
@@ -160,6 +166,13 @@ class Life:
             self.say(f"{stage.name}: finished before, skipped")
         self._adopt(stage, artifact, name)
         return Finished(stage, folder, artifact, skipped)
+
+    def _teachers(self, stage: Stage) -> list[str]:
+        """The content of the models that a stage learns from, besides the one it starts from."""
+        tasks = [task.objective for one in _learning(stage) for task in one.task_list]
+        found = [objective.resolve(each.name, each.options).taught_by() for each in tasks]
+        names = sorted({teacher.name for teacher in found if teacher and teacher.name != SELF})
+        return [content(find_model(name, self.cache, self.say)) for name in names]
 
     def ground(self) -> Ground:
         """What the next stage stands on."""
@@ -202,19 +215,6 @@ DO: dict[type[Stage], Callable[..., Artifact]] = {
     Mine: mine,
     Pretrain: stages.learn,
     Finetune: stages.learn,
+    Answer: answer,
     Evaluate: stages.evaluate_stage,
 }
-
-
-def find_model(name: str, cache: Path, say: Callable[[str], None]) -> Path:
-    """The checkpoint folder behind an asset's name, a run folder, a folder, a hub id or a .gguf file."""
-    if name in ASSETS:
-        folder = fetch(name, cache, say)
-        return resolve(next(iter([*folder.rglob("*.gguf"), *(w.parent for w in folder.rglob("model.safetensors"))])))
-    pointer = Path(name) / "model.path"
-    if pointer.is_file():
-        folder = Path(name) / pointer.read_text().strip()
-        if not folder.is_dir():
-            raise DataProblem(f"the model it names, {folder.name}, is gone", where=str(pointer), remedy="run it again")
-        return folder
-    return resolve(name)

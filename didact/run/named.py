@@ -11,7 +11,7 @@ from didact.data.fetch import ASSETS, cache_dir
 from didact.engine.mesh import pick_device
 from didact.errors import DataProblem, UsageProblem
 from didact.model.model import Model
-from didact.run.life import find_model
+from didact.run.find import find_model
 from didact.run.stages import opened
 from didact.text.render import Renderer
 

@@ -33,12 +33,13 @@ from didact.model.scratch import build
 from didact.model.settings import Scratch
 from didact.model.tune import Tuned, apply
 from didact.objective import diffusion, resolve
-from didact.objective.base import Objective
+from didact.objective.base import Objective, Teacher
 from didact.objective.tokens import Causal, Prefix
 from didact.recipe.schema import Corpus, Evaluate, Learning, Links, Tokenizer
 from didact.rollout.diffusion import writer
 from didact.rollout.settings import Sampling
 from didact.run.folder import Artifact, StageFolder
+from didact.run.teach import taught
 from didact.text import tokenizer as tokenizers
 from didact.text.render import Renderer
 
@@ -327,8 +328,16 @@ def _sources(
     sources, all_counts, steps = [], [], 0
     for task, objective in zip(stage.task_list, objectives, strict=True):
         reading = renderer.embedding(objective.served())
-        joined, long = objective.joined, stage.overlong
-        parts, counts = _parts(task.data, ground, reading, stage.seed, stage.context, overlong=long, joined=joined)
+        parts, counts = _parts(
+            task.data,
+            ground,
+            reading,
+            stage.seed,
+            stage.context,
+            overlong=stage.overlong,
+            joined=objective.joined,
+            teacher=objective.taught_by(),
+        )
         stream = TokenStream(
             parts,
             stage.context,
@@ -356,10 +365,13 @@ def _parts(
     limit: int | None = None,
     overlong: Literal["drop", "window"] = "window",
     joined: bool = False,
+    teacher: Teacher | None = None,
 ) -> tuple[list[Pieces], Counts]:
     if not ground.mesh.main:
         ground.mesh.barrier()  # the first process fills the cache
     corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens")
+    if teacher:
+        corpora = taught(teacher, data, corpora, ground, renderer, seed, context)
     if ground.mesh.main:
         ground.mesh.barrier()
     if limit:

@@ -6,6 +6,7 @@ import torch
 from didact.audit import laws
 from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
+from didact.objective.distil import Distil
 from didact.objective.linked import Linked, LinkedMasked, Together
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
@@ -20,6 +21,7 @@ OBJECTIVES = [
         Causal(),
         Causal(goldfish=4, goldfish_context=2, label_smoothing=1e-3, z_loss=1e-4),
         Prefix(),
+        Distil(teacher="self", top=3, temperature=2.0),
         Masked(),
         Diffusion(),
         Diffusion(block=4),
@@ -49,7 +51,7 @@ def batch(objective, pack=True):
 def stream(objective, pack=True, **given):
     """Documents, or examples of several texts."""
     if not objective.several:
-        return toy_stream(pack=pack, **given)
+        return toy_stream(pack=pack, top=3, **given)
     given = {name: value for name, value in given.items() if name in ("batch_size", "longest", "examples")}
     if objective.joined:
         return toy_pairs(scored=3, **given)

@@ -6,7 +6,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from didact.model import head
-from didact.model.head import logprob
+from didact.model.head import closeness, logprob
 
 D, V = 16, 37
 
@@ -192,3 +192,58 @@ def test_z_loss_pulls_on_the_logits_by_twice_log_z_softmax():
     with_z, without = (-logprob(x, weight, None, target, where, z_loss=z).sum() for z in (1e-4, 0.0))
     added = gradients(with_z, x)[0] - gradients(without, x)[0]
     torch.testing.assert_close(added, 2e-4 * x.logsumexp(-1, keepdim=True) * x.softmax(-1), rtol=1e-8, atol=1e-12)
+
+
+def teacher(top: int, dtype: torch.dtype = torch.float64, shape=(3, 11), temperature: float = 1.0):
+    """Logits of a teacher, its likeliest tokens and their log-probabilities."""
+    logits = 2 * torch.randn(*shape, V, dtype=dtype, generator=torch.Generator().manual_seed(7))
+    log_p, token = (logits / temperature).log_softmax(-1).topk(top)
+    return logits, token, log_p
+
+
+@pytest.mark.parametrize("chunk", [4, 512])
+@pytest.mark.parametrize("softcap", [None, 5.0])
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+@pytest.mark.parametrize("usual", [True, False], ids=["weighted mean", "any loss"])
+def test_closeness_on_all_tokens_is_torchs_kl(chunk, softcap, temperature, usual):
+    hidden, weight, bias, _, where = problem(torch.float64)
+    logits, token, log_p = teacher(V, temperature=temperature)
+    ours = -closeness(hidden, weight, bias, token, log_p, where, softcap, chunk, temperature)
+    x = F.linear(hidden, weight, bias)
+    x = x if softcap is None else softcap * torch.tanh(x / softcap)
+    log_q, p = (x / temperature).log_softmax(-1), (logits / temperature).softmax(-1)
+    theirs = torch.where(where != 0, F.kl_div(log_q, p, reduction="none").sum(-1), 0)
+    torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+    up = where.double() if usual else torch.randn(where.shape, dtype=torch.float64)
+    got = gradients((ours * up).sum(), hidden, weight, bias)
+    for g, w in zip(got, gradients((theirs * up).sum(), hidden, weight, bias), strict=True):
+        torch.testing.assert_close(g, w, rtol=1e-8, atol=1e-8)
+
+
+def test_closeness_on_some_tokens_is_the_kl_with_the_others_as_one():
+    hidden, weight, bias, _, where = problem(torch.float64)
+    full = closeness(hidden, weight, bias, *teacher(V)[1:], where)
+    for top in (1, 5, V - 1):
+        _, token, log_p = teacher(top)
+        ours = -closeness(hidden, weight, bias, token, log_p, where)
+        q = F.linear(hidden, weight, bias).softmax(-1)
+        named = q.gather(-1, token)
+        both = [torch.cat([part, 1 - part.sum(-1, keepdim=True)], -1) for part in (log_p.exp(), named)]
+        theirs = torch.where(where != 0, F.kl_div(both[1].log(), both[0], reduction="none").sum(-1), 0)
+        torch.testing.assert_close(ours, theirs, rtol=1e-8, atol=1e-8)
+        assert (ours <= -full + 1e-12).all()
+        got = gradients((ours * where).sum(), hidden, weight, bias)
+        for g, w in zip(got, gradients((theirs * where).sum(), hidden, weight, bias), strict=True):
+            torch.testing.assert_close(g, w, rtol=1e-8, atol=1e-8)
+
+
+def test_closeness_of_a_sure_teacher_and_a_sure_student_is_finite():
+    """In fp32 the student's tail has no probability left, and the teacher's three tokens all of it."""
+    x = torch.zeros(2, V).index_fill(1, torch.tensor([3]), 200.0).requires_grad_()
+    token, log_p = torch.tensor([[3, 4, 5], [6, 3, 5]]), torch.tensor([[0.9, 0.07, 0.03], [0.6, 0.2, 0.1]]).log()
+    ours = -closeness(x, torch.eye(V), None, token, log_p, torch.ones(2))
+    assert ours.isfinite().all()
+    assert (ours > 1).all()
+    (gradient,) = gradients(ours.sum(), x)
+    assert gradient.isfinite().all()
+    assert (gradient.gather(1, token) < 0).sum() == 4  # all but what it is too sure of

@@ -1,0 +1,58 @@
+"""A teacher reads a corpus once and leaves its likeliest tokens in the place of each trained one."""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.lib.format import open_memmap
+
+from didact.batch import Batch
+from didact.data.corpus import Corpus
+from didact.data.pieces import Pieces, cut
+from didact.data.taught import places
+from didact.model.model import Model
+from didact.objective.base import Teacher
+from didact.objective.tokens import causal_reach, next_token, prefix_reach
+
+ROOM = 2048  # tokens in one forward pass
+CHUNK = 256  # positions whose logits stand at once
+
+
+@torch.inference_mode()
+def write_columns(model: Model, corpus: Corpus, context: int, teacher: Teacher, size: int, folder: Path) -> None:
+    """Writes ``token.npy`` int32 and ``logprob.npy`` float32 [trained tokens, k]; see ``data.taught``.
+
+    The corpus is read in pieces of ``context`` tokens; ``size`` counts the token ids that student and teacher share.
+    """
+    place, count, k = places(corpus.trained), int(corpus.trained.sum()), min(teacher.top, size)
+    token = open_memmap(folder / "token.npy", "w+", np.int32, (count, k))
+    logprob = open_memmap(folder / "logprob.npy", "w+", np.float32, (count, k))
+    device = next(model.parameters()).device
+    for batch, index in _rows(cut([corpus], context, "window")[0][0]):
+        reach = prefix_reach(batch) if model.bidirectional_prompt else causal_reach(batch)
+        asked = next_token(batch)[1][0].bool()
+        rows = place[index[asked.numpy()] + 1]
+        hidden = model.hidden(batch.with_(reach=reach).to(device))[0][asked.to(device)]
+        for a in range(0, len(rows), CHUNK):
+            logits = model.logits(hidden[a : a + CHUNK]).float()[:, :size] / teacher.temperature
+            best = logits.log_softmax(-1).topk(k)
+            token[rows[a : a + CHUNK]] = best.indices.cpu().numpy()
+            logprob[rows[a : a + CHUNK]] = best.values.cpu().numpy()
+    token.flush()
+    logprob.flush()
+
+
+def _rows(pieces: Pieces) -> Iterator[tuple[Batch, np.ndarray]]:
+    """Pieces in their order, as many to a row of one batch as there is room for, and each token's corpus index."""
+    row = (np.cumsum(pieces.length) - pieces.length) // ROOM
+    for number in np.unique(row):
+        spans = list(zip(pieces.start[row == number], pieces.length[row == number], strict=True))
+        index = np.concatenate([np.arange(start, start + length) for start, length in spans])
+        columns = {
+            "token": np.asarray(pieces.corpus.token[index], np.int64),
+            "trained": np.asarray(pieces.corpus.trained[index]),
+            "doc": np.repeat(np.arange(len(spans), dtype=np.int32), [length for _, length in spans]),
+            "position": np.concatenate([np.arange(length) for _, length in spans]),
+        }
+        yield Batch({name: torch.from_numpy(column)[None] for name, column in columns.items()}), index
