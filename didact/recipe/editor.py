@@ -1,12 +1,13 @@
 """The JSON schema of a recipe, for editors: short forms, 100k, and the field's names marked as old."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core.core_schema import IntSchema
 
 from didact.recipe import alias
-from didact.recipe.schema import KINDS, Learning, Recipe
+from didact.recipe.schema import KINDS, Compare, Learning, Recipe, Stage
 from didact.settings import HUMANE
 
 Schema = dict[str, Any]
@@ -28,18 +29,25 @@ def json_schema() -> Schema:
     _add_old(schema, alias.RECIPE)
     schema["required"] = ["stages"]
     schema["allOf"] = [_either("name"), _either("base")]
-    schema["properties"]["stages"]["items"] = {
-        "type": "object",
-        "properties": {kind: _or_null(cls.__name__) for kind, cls in KINDS.items()},
-        "additionalProperties": False,
-        "minProperties": 1,
-        "maxProperties": 1,
-    }
+    schema["properties"]["stages"]["items"] = _stage(KINDS)
+    inner = {kind: cls for kind, cls in KINDS.items() if not issubclass(cls, Compare)}
+    definitions["Compare"]["properties"]["arms"]["additionalProperties"]["items"] = _stage(inner)
     size = definitions["Scratch"]["properties"]["size"]
     size["type"] = ["string", "integer"]
     for name, short in _short_forms().items():
         definitions[name] = {"anyOf": [definitions[name], *short]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
+
+
+def _stage(kinds: Mapping[str, type[Stage]]) -> Schema:
+    """A mapping of one key, the kind."""
+    return {
+        "type": "object",
+        "properties": {kind: _or_null(cls.__name__) for kind, cls in kinds.items()},
+        "additionalProperties": False,
+        "minProperties": 1,
+        "maxProperties": 1,
+    }
 
 
 def _or_null(name: str) -> Schema:
@@ -77,4 +85,5 @@ def _short_forms() -> dict[str, list[Schema]]:
             },
         ],
         "Lora": [{"type": "null"}],
+        "MeasureSpec": [{"type": "object", "minProperties": 1, "maxProperties": 1}],
     }
