@@ -10,18 +10,12 @@ from typing import Any
 from didact.data.domain.writing import held_out, publish
 from didact.data.formats import Conversation, Example
 from didact.data.source import examples
-from didact.engine.precision import pick_dtype
 from didact.errors import DataProblem, UsageProblem
-from didact.model import attention
-from didact.model.load import load
-from didact.model.model import Model
 from didact.recipe.schema import Answer
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.folder import Artifact, StageFolder
-from didact.run.stages import Ground, endings
-from didact.text import tokenizer as tokenizers
-from didact.text.render import Renderer
+from didact.run.stages import Ground, opened
 from didact.text.template import Message
 
 
@@ -37,12 +31,8 @@ def answer(stage: Answer, ground: Ground, folder: StageFolder) -> Artifact:
 
 
 def _answered(stage: Answer, where: Path, ground: Ground, folder: Path) -> dict[str, Any]:
-    attention.register()
-    net = load(where, pick_dtype("auto", ground.mesh.device))
-    renderer = Renderer(tokenizers.load(where), endings(net))
-    sampler = Sampler(
-        Model(net).to(ground.mesh.device), partial(renderer.decode, skip_special=True), renderer.stops, stage.batch_size
-    )
+    model, renderer = opened(where, ground.mesh.device)
+    sampler = Sampler(model, partial(renderer.decode, skip_special=True), renderer.stops, stage.batch_size)
     before = prompt(stage)
     asked = [question(example) for found in examples(stage.data, ground.outputs, stage.seed) for example in found]
     full = [renderer.prompt([*before, *messages]) for messages in asked]
