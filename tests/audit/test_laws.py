@@ -4,6 +4,8 @@ import pytest
 import torch
 
 from didact.audit import laws
+from didact.model import lora
+from didact.model.settings import Lora
 from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
 from didact.objective.distil import Distil
@@ -23,6 +25,7 @@ OBJECTIVES = [
         Prefix(),
         Distil(teacher="self", top=3, temperature=2.0),
         Masked(),
+        Masked(shift=True, whole_word=True, span=(1, 3)),
         Diffusion(),
         Diffusion(block=4),
         Diffusion(shift=True),
@@ -83,6 +86,19 @@ def test_packed_equals_unpacked(objective):
 @each
 def test_weight_zero_changes_nothing(objective):
     assert laws.weight_zero(model_for(objective), objective, batch(objective, pack=False)) < 1e-6
+
+
+@each
+def test_the_laws_hold_with_a_lora(objective):
+    model = model_for(objective)
+    lora.add(model.net, Lora(rank=2))
+    for name, weight in model.named_parameters():
+        if "lora_B" in name:  # zero at first, and then A has no gradient
+            torch.nn.init.normal_(weight, std=0.1, generator=torch.Generator().manual_seed(1))
+    packed = batch(objective)
+    assert laws.micro_batches(model, objective, packed) < 1e-6
+    assert laws.packing(model, objective, packed) < 1e-6
+    assert laws.weight_zero(model, objective, batch(objective, pack=False)) < 1e-6
 
 
 @each
