@@ -1,7 +1,7 @@
 """The one attention function of every model, registered with transformers under the name ``reach``.
 
 It reads one keyword argument of the model's forward, ``sight``, and sends it to the device's fast path: per-document
-products on CPU, FlexAttention on CUDA, the dense mask elsewhere and wherever attention dropout is on.
+products on CPU, FlexAttention on CUDA, the dense mask elsewhere and, but on CPU, wherever attention dropout is on.
 """
 
 from __future__ import annotations
@@ -75,11 +75,11 @@ def dispatch(
     dropout: float = 0.0,
 ) -> Tensor:
     """The fastest path that computes this, [B, H, Q, hd]; all equal ``attention_plain.oracle``."""
+    if query.device.type == "cpu" and sight.doc is not None and sight.order is None:
+        return attention_cpu.attention(query, key, value, sight, scale, window, softcap, dropout)
     if dropout == 0.0 and sight.order is None:
         if sight.doc is None:
             return attention_decode.attention(query, key, value, sight, scale, window, softcap)
-        if query.device.type == "cpu":
-            return attention_cpu.attention(query, key, value, sight, scale, window, softcap)
         if query.device.type == "cuda":
             return attention_gpu.attention(query, key, value, sight, scale, window, softcap)
     if softcap is None:

@@ -145,6 +145,7 @@ class Attention(torch.autograd.Function):
         blocks: list[Block],
         scale: float,
         softcap: float | None,
+        dropout: float,
         train: bool,
     ) -> Tensor:
         """Shapes as ``attention``; keeps probabilities only when a gradient will be asked for."""
@@ -153,15 +154,18 @@ class Attention(torch.autograd.Function):
         out = query.new_zeros(rows, tokens, heads, value.shape[-1])
         queries, keys, values = fold(query, key.shape[1]), key.contiguous(), value.contiguous()
         kept: list[Tensor] = []
+        masks: list[Tensor] = []
         for part in blocks:
             q = queries[part.row, :, part.first * group : part.last * group]  # [K, queries * G, hd]
             k, v = keys[part.row, :, part.low : part.high], values[part.row, :, part.low : part.high]
             p, _ = weights(q, k, part, scale, softcap)
-            unfold(torch.bmm(p, v), part, out)
+            if dropout:
+                masks.append(torch.rand_like(p, dtype=torch.float32) >= dropout)
+            unfold(torch.bmm(dropped(p, masks[-1], dropout) if dropout else p, v), part, out)
             if train and keeps(part, softcap):
                 kept.append(p)
-        ctx.save_for_backward(queries, keys, values, *kept)
-        ctx.blocks, ctx.scale, ctx.softcap = blocks, scale, softcap
+        ctx.save_for_backward(queries, keys, values, *(masks if train else ()), *kept)
+        ctx.blocks, ctx.scale, ctx.softcap, ctx.dropout = blocks, scale, softcap, dropout
         return out.transpose(1, 2)
 
     @staticmethod
@@ -169,8 +173,9 @@ class Attention(torch.autograd.Function):
     def backward(ctx: Any, *grad_outputs: Tensor) -> tuple[Tensor | None, ...]:  # pyrefly: ignore[bad-override]
         """Gradients of query, key and value, the latter two added up over blocks in fp32."""
         (grad,) = grad_outputs
-        queries, keys, values, *kept = ctx.saved_tensors
-        remembered = iter(kept)
+        queries, keys, values, *saved = ctx.saved_tensors
+        masks = iter(saved[: len(ctx.blocks)] if ctx.dropout else ())
+        remembered = iter(saved[len(ctx.blocks) :] if ctx.dropout else saved)
         (rows, heads, tokens, _), width, dtype = grad.shape, keys.shape[-1], keys.dtype
         group = heads // keys.shape[1]
         grads = fold(grad, keys.shape[1])
@@ -186,22 +191,30 @@ class Attention(torch.autograd.Function):
                 p, slope = next(remembered), None
             else:
                 p, slope = weights(q, k, part, ctx.scale, ctx.softcap)
-            dp = torch.bmm(g, v.transpose(1, 2))
+            dp, used = torch.bmm(g, v.transpose(1, 2)), p
+            if ctx.dropout:
+                mask = next(masks)
+                dp, used = dropped(dp, mask, ctx.dropout), dropped(p, mask, ctx.dropout)
             ds = torch._softmax_backward_data(dp, p, -1, dtype, grad_input=dp)  # p * (dp - sum(p * dp))
             if slope is not None:
                 ds *= slope
             # the products that lead to [hd, keys] read p and ds along their rows
-            dv[part.row, :, :, seen] += torch.bmm(g.transpose(1, 2), p)
+            dv[part.row, :, :, seen] += torch.bmm(g.transpose(1, 2), used)
             dk[part.row, :, :, seen] += torch.bmm(q.transpose(1, 2), ds)
             unfold(torch.bmm(ds, k), part, dq)
         back = [scaled(x, factor, dtype) for x, factor in ((dk, ctx.scale), (dv, 1.0))]
-        return dq.mul_(ctx.scale).transpose(1, 2), *back, None, None, None, None
+        return dq.mul_(ctx.scale).transpose(1, 2), *back, None, None, None, None, None
 
 
 def scaled(x: Tensor, factor: float, dtype: torch.dtype) -> Tensor:
     """[B, K, hd, T] in fp32 -> [B, K, T, hd], laid out as models lay out keys: [B, T, K, hd]."""
     laid = x.permute(0, 3, 1, 2)
     return torch.mul(laid, factor, out=torch.empty(laid.shape, dtype=dtype)).transpose(1, 2)
+
+
+def dropped(p: Tensor, mask: Tensor, dropout: float) -> Tensor:
+    """What is left of probabilities, or of their gradient, grown so that the mean stays."""
+    return p * mask * (1 / (1 - dropout))
 
 
 def keeps(part: Block, softcap: float | None) -> bool:
@@ -218,9 +231,10 @@ def attention(
     scale: float,
     window: int | None = None,
     softcap: float | None = None,
+    dropout: float = 0.0,
 ) -> Tensor:
     """query [B, H, T, hd], key and value [B, K, T, hd] -> [B, H, T, hd]; zero where there is padding."""
     blocks = sight.derive(blocks_of, window, query.shape[1] // key.shape[1], query.dtype)
     train = torch.is_grad_enabled() and any(x.requires_grad for x in (query, key, value))
     with torch.autocast("cpu", enabled=False):
-        return Attention.apply(query, key, value, blocks, scale, softcap, train)
+        return Attention.apply(query, key, value, blocks, scale, softcap, dropout, train)

@@ -214,6 +214,20 @@ def test_dropout_drops_and_keeps_the_mean(softcap):
     assert (drawn.mean(0) - exact).abs().mean() < 0.02
 
 
+@pytest.mark.parametrize("softcap", [None, 2.0])
+@pytest.mark.parametrize("keep", [attention_cpu.KEEP, 0], ids=["kept", "made again"])
+def test_the_gradient_under_dropout_is_that_of_what_was_left(softcap, keep, monkeypatch):
+    monkeypatch.setattr(attention_cpu, "KEEP", keep)
+    doc = documents([3, 5], [7], tokens=8)
+    sight = Sight(doc, reach(doc, "bidirectional"))
+
+    def drawn(*given: Tensor) -> Tensor:
+        torch.manual_seed(3)
+        return dispatch(*given, sight, SCALE, None, softcap, dropout=0.4)
+
+    assert torch.autograd.gradcheck(drawn, inputs(2, 8, torch.float64), eps=1e-6, atol=1e-7)
+
+
 def test_derivations_are_made_once():
     doc = documents([20], tokens=20)
     sight = Sight(doc, reach(doc, "causal"))
