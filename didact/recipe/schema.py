@@ -125,7 +125,7 @@ class Corpus(Stage):
         """Documents, questions, pairs, and what is held out of each; of labelled texts one output a task."""
         if self.domain == "labelled":
             return ("kinds", "modules", "scripts", "media", "sentiment")
-        names = ("documents", "questions", "pairs")
+        names = ("documents", "questions", "pairs", "asked")
         return (*names, *(f"{name}.heldout" for name in names)) if self.holdout else names
 
 

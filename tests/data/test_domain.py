@@ -17,6 +17,7 @@ from didact.errors import DataProblem, ResourceProblem, UsageProblem
 
 FILES = ("documents.jsonl", "questions.jsonl", "documents.heldout.jsonl", "questions.heldout.jsonl")
 PAIRS = ("pairs.jsonl", "pairs.heldout.jsonl")
+ASKED = ("asked.jsonl", "asked.heldout.jsonl")
 
 
 @pytest.fixture(scope="module")
@@ -39,12 +40,14 @@ def test_the_same_bytes_every_time(built, tmp_path):
     folder, provenance = built
     again = domain.build("python-stdlib", tmp_path, 0.1, 7, lambda line: None)
     assert again == provenance
-    assert all((folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in (*FILES, *PAIRS, PROVENANCE))
+    assert all(
+        (folder / name).read_bytes() == (tmp_path / name).read_bytes() for name in (*FILES, *PAIRS, *ASKED, PROVENANCE)
+    )
 
 
 def test_counts_are_those_of_a_standard_library(built):
     folder, provenance = built
-    counts = {name: len(lines(folder, name)) for name in (*FILES, *PAIRS)}
+    counts = {name: len(lines(folder, name)) for name in (*FILES, *PAIRS, *ASKED)}
     assert counts == provenance["counts"]
     total = counts["documents.jsonl"] + counts["documents.heldout.jsonl"]
     assert 3500 < total < 7000
@@ -106,6 +109,16 @@ def test_a_pair_is_a_page_and_its_first_sentence_which_names_nothing(built):
         assert each["id"].rpartition(".")[2].strip("_").lower() not in re.findall(r"\w+", each["anchor"].lower())
     anchors = [each["anchor"] for each in [*trained, *kept_back]]
     assert len(anchors) == len(set(anchors))
+
+
+def test_a_question_goes_with_the_page_of_its_object(built):
+    folder, _ = built
+    for suffix in ("", ".heldout"):
+        documents = {each["id"]: each["text"] for each in lines(folder, f"documents{suffix}.jsonl")}
+        questions = lines(folder, f"questions{suffix}.jsonl")
+        for each, question in zip(lines(folder, f"asked{suffix}.jsonl"), questions, strict=True):
+            asked = {"anchor": question["messages"][0]["content"], "positive": documents[question["id"]]}
+            assert each == {**asked, "id": question["id"]}
 
 
 def test_every_object_and_every_question_once(built):

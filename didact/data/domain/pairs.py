@@ -1,4 +1,4 @@
-"""What a documented object does, and the rest of its page: pairs that belong together without naming each other."""
+"""Texts that belong together: what an object does and the rest of its page, a question and the page that answers it."""
 
 import re
 
@@ -21,3 +21,8 @@ def described(thing: Thing, here: str) -> Line | None:
     call = [f"```python\n{thing.call}\n```"] if thing.call else []
     page = [f"# {thing.id}", *call, f"{here[0].upper()}{here[1:]}.", *filter(None, rest)]
     return {"anchor": said, "positive": "\n\n".join(page), "id": thing.id}
+
+
+def asked_of(question: Line, document: Line) -> Line:
+    """A question and the page that answers it."""
+    return {"anchor": question["messages"][0]["content"], "positive": document["text"], "id": document["id"]}

@@ -12,7 +12,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from didact.data.domain.pairs import described
+from didact.data.domain.pairs import asked_of, described
 from didact.data.domain.prose import Thing, is_prose, joined, predicate, sentences, shortened, thing
 from didact.data.domain.questions import about_topic, contents, place, questions
 from didact.data.domain.writing import Line, held_out, publish
@@ -38,11 +38,11 @@ class Page:
 def python_stdlib(folder: Path, holdout: float, seed: int, only: Sequence[str] = ()) -> dict[str, Any]:
     """Writes the domain into ``folder`` and returns its provenance.
 
-    ``documents.jsonl``, ``questions.jsonl`` and ``pairs.jsonl`` (what an object does, and the rest of its page) hold
-    the trained objects, ``*.heldout.jsonl`` the share ``holdout`` of objects (``os.path.join`` never among them) of
-    which the training files hold neither document nor question nor docstring. ``only`` keeps the pages of those
-    modules, split as they are in the whole. The bytes are a pure function of (Python installation, holdout, seed,
-    only). Raises UsageProblem for a module without a page.
+    ``documents.jsonl``, ``questions.jsonl``, ``pairs.jsonl`` (what an object does, and the rest of its page) and
+    ``asked.jsonl`` (a question, and the page that answers it) hold the trained objects, ``*.heldout.jsonl`` the share
+    ``holdout`` of objects (``os.path.join`` never among them) of which the training files hold neither document nor
+    question nor docstring. ``only`` keeps the pages of those modules, split as they are in the whole. The bytes are a
+    pure function of (Python installation, holdout, seed, only). Raises UsageProblem for a module without a page.
     """
     things = distinct(inventory())
     topics = language_reference()
@@ -55,6 +55,7 @@ def python_stdlib(folder: Path, holdout: float, seed: int, only: Sequence[str] =
         files[f"documents{suffix}.jsonl"] = [page.document for page in side]
         files[f"questions{suffix}.jsonl"] = [line for page in side for line in page.questions]
         files[f"pairs{suffix}.jsonl"] = [page.pair for page in side if page.pair]
+        files[f"asked{suffix}.jsonl"] = [asked_of(line, page.document) for page in side for line in page.questions]
     facts = {
         "domain": "python-stdlib",
         "source": f"docstrings and pydoc topics of Python {sys.version.split()[0]} on {sys.platform}",
