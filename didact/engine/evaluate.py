@@ -11,7 +11,9 @@ from didact.data.stream import EPOCH, TokenStream
 from didact.engine.mesh import Mesh
 from didact.errors import UsageProblem
 from didact.model.model import Model
+from didact.objective import diffusion
 from didact.objective.base import Objective
+from didact.objective.tokens import Causal, Prefix
 from didact.rng import Rng
 
 
@@ -32,6 +34,21 @@ class Score:
     def loss(self) -> float:
         """Nats a token."""
         return self.nats / self.tokens if self.tokens else math.nan
+
+
+def scorer(model: Model) -> Objective:
+    """The objective that scores text as the model reads it.
+
+    Raises UsageProblem for an encoder, which gives no text a probability.
+    """
+    if "text_diffusion" in model.served:
+        return diffusion.bound(model.served)
+    if model.encoder:
+        raise UsageProblem(
+            "an encoder reads text in both directions, so its bits per byte cannot be measured",
+            remedy="measure a held-out loss: evaluate: {measures: {words: {loss: {data: ..., objective: masked}}}}",
+        )
+    return Prefix() if model.bidirectional_prompt else Causal()
 
 
 @torch.no_grad()

@@ -5,6 +5,7 @@ from typing import Any
 
 from didact.measure.agreement import Agreement
 from didact.measure.base import Measure, Subject
+from didact.measure.bits import BitsPerByte
 from didact.measure.choice import Choice
 from didact.measure.loss import Loss
 from didact.measure.recall import Mrr, Recall
@@ -12,7 +13,14 @@ from didact.named import make
 
 __all__ = ["NAMES", "Measure", "Subject", "resolve"]
 
-NAMES: dict[str, type[Measure]] = {"agreement": Agreement, "choice": Choice, "loss": Loss, "mrr": Mrr, "recall": Recall}
+NAMES: dict[str, type[Measure]] = {
+    "agreement": Agreement,
+    "bits_per_byte": BitsPerByte,
+    "choice": Choice,
+    "loss": Loss,
+    "mrr": Mrr,
+    "recall": Recall,
+}
 
 
 def resolve(kind: str, options: Mapping[str, Any]) -> Measure:

@@ -17,7 +17,7 @@ from didact.data.settings import Data
 from didact.data.source import examples
 from didact.data.stream import TokenStream
 from didact.engine.durable import on_disk
-from didact.engine.evaluate import Score, evaluate
+from didact.engine.evaluate import Score, evaluate, scorer
 from didact.engine.mesh import Mesh
 from didact.engine.metrics import Metrics, read
 from didact.engine.precision import pick_dtype
@@ -32,9 +32,8 @@ from didact.model.save import save_model
 from didact.model.scratch import build
 from didact.model.settings import Scratch
 from didact.model.tune import Tuned, apply
-from didact.objective import diffusion, resolve
+from didact.objective import resolve
 from didact.objective.base import Objective, Teacher
-from didact.objective.tokens import Causal, Prefix
 from didact.recipe.schema import Corpus, Evaluate, Learning, Links, Tokenizer
 from didact.rollout.diffusion import writer
 from didact.rollout.settings import Sampling
@@ -251,21 +250,6 @@ def opened(where: Path, device: torch.device, dtype: torch.dtype | None = None) 
     model = Model(net)
     heads.restore(model, where)
     return model.to(device), renderer
-
-
-def scorer(model: Model) -> Objective:
-    """The objective that scores text as the model reads it.
-
-    Raises UsageProblem for an encoder, which gives no text a probability.
-    """
-    if "text_diffusion" in model.served:
-        return diffusion.bound(model.served)
-    if model.encoder:
-        raise UsageProblem(
-            "an encoder reads text in both directions, so its bits per byte cannot be measured",
-            remedy="measure a held-out loss: evaluate: {measures: {words: {loss: {data: ..., objective: masked}}}}",
-        )
-    return Prefix() if model.bidirectional_prompt else Causal()
 
 
 def check_vocabulary(net: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, where: Path) -> None:

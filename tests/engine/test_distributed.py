@@ -56,8 +56,22 @@ def alike(one, other, within: float) -> None:
         (GRIT, 1e-5),
         (MASKED, 1e-5),
         ({**PAIRS, "lora": True}, 1e-5),
+        ({**FULL, "diffusion": True}, 1e-5),
+        ({**LORA, "diffusion": True}, 1e-5),
     ],
-    ids=["full", "lora", "muon", "thaw", "ratio", "pairs", "grit", "masked", "pairs-lora"],
+    ids=[
+        "full",
+        "lora",
+        "muon",
+        "thaw",
+        "ratio",
+        "pairs",
+        "grit",
+        "masked",
+        "pairs-lora",
+        "diffusion",
+        "diffusion-lora",
+    ],
 )
 def test_two_processes_train_as_one_does(server, tmp_path, job, within):
     one, two = run(server, job, tmp_path / "one"), run(server, {**job, "world": 2}, tmp_path / "two")

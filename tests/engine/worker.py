@@ -33,6 +33,7 @@ from didact.errors import Problem
 from didact.model import lora
 from didact.model.settings import Lora
 from didact.objective.contrast import Contrast
+from didact.objective.diffusion import Diffusion
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 from tests.engine.chaos import Counter, Killer, events
@@ -96,6 +97,8 @@ def train(job: dict[str, Any], folder: Path) -> None:
     if job.get("pairs"):
         pairs = toy_pairs(batch_size=settings.batch_size, negatives=2, **place)
         sources[1] = Source("contrast", Contrast(symmetric=True), pairs, turn)
+    if job.get("diffusion"):
+        sources[1] = Source("diffusion", Diffusion(block=4, vocabulary=toy_vocabulary()), streams[1], turn)
     wait = job.get("wait", 0.0)
 
     def say(line: str) -> None:
