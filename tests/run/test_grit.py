@@ -15,6 +15,7 @@ from didact.data.pieces import cut
 from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh
 from didact.engine.step import Task, take_step
+from didact.model.embed import Embedder
 from didact.objective.contrast import Contrast
 from didact.objective.tokens import Causal
 from didact.rng import Rng
@@ -94,6 +95,8 @@ def test_its_vectors_are_those_of_training(raised):
     serving = Renderer(raised[0].renderer.tokenizer, prompts=reading["prompts"])
     with torch.no_grad():
         wanted = CONTRAST.vectors(model, CONTRAST.prepare(model, batch, Rng(0, 0)))[:, 1]
+    served = Embedder.of(model, raised[0].renderer)  # as didact embed does
+    assert torch.allclose(served([positive for _, positive in PAIRS], "document"), wanted, atol=1e-5)
     documents = [serving.embedded(positive, "document") for _, positive in PAIRS]
     read = DocumentCache.read(model, [each.tokens for each in documents], reading["bidirectional"])
     for known, each, vector in zip(read, documents, wanted, strict=True):
