@@ -100,6 +100,6 @@ class LinkedMasked(Masked):
         """{token: [B, T], relation: [B]}."""
         hidden = model.hidden(batch)
         return {
-            "token": -model.logprob(hidden, batch.target, batch.weight["token"]),
+            "token": self.nats(model, hidden, batch.target, batch.weight["token"]),
             "relation": self.relation * relation_nats(model, hidden[:, 0], batch.relation),
         }

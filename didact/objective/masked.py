@@ -13,8 +13,8 @@ from torch import Tensor
 
 from didact.batch import Batch
 from didact.errors import UsageProblem
-from didact.objective.base import LanguageModel, Objective
-from didact.objective.tokens import next_token, whole_reach
+from didact.objective.base import LanguageModel
+from didact.objective.tokens import Tokens, next_token, whole_reach
 from didact.rng import Rng
 
 
@@ -39,7 +39,7 @@ def stretches(begins: Tensor, starts: Tensor, draw: Tensor, shortest: int, longe
 
 
 @dataclass(frozen=True)
-class Masked(Objective):
+class Masked(Tokens):
     """-log p(x[m] | x with the tokens m corrupted), each token seeing its whole document.
 
     ``rate`` of the trained tokens is chosen, from the first number to the second over the stage where it is a pair; at
@@ -60,6 +60,7 @@ class Masked(Objective):
 
     def __post_init__(self) -> None:
         """Raises UsageProblem for numbers that are no rates, shares or lengths."""
+        super().__post_init__()
         if len(self.rates) != 2 or not all(0 < rate <= 1 for rate in self.rates):
             raise _wrong("rate", self.rate, "a share above 0, or two as in [0.3, 0.15]")
         if len(self.corrupt) != 3 or min(self.corrupt) < 0 or abs(sum(self.corrupt) - 1) > 1e-6:
@@ -108,7 +109,7 @@ class Masked(Objective):
 
     def loss(self, model: LanguageModel, batch: Batch) -> Mapping[str, Tensor]:
         """{token: -log p}, [B, T]."""
-        return {"token": -model.logprob(model.hidden(batch), batch.target, batch.weight["token"])}
+        return {"token": self.nats(model, model.hidden(batch), batch.target, batch.weight["token"])}
 
 
 def _wrong(name: str, value: object, wanted: str) -> UsageProblem:

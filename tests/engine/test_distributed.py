@@ -12,6 +12,7 @@ FULL = {"steps": 9, "training": TRAINING}
 PAIRS = {**FULL, "pairs": True}  # negatives gathered from all processes
 LORA = {"steps": 9, "training": TRAINING, "lora": True}
 MASKED = {**FULL, "masked": True}
+DISTIL = {**FULL, "distil": True}
 RATIO = {**FULL, "turn": {"ratio": 4.1}}
 GRIT = {**PAIRS, "turn": {"ratio": 4.1}}
 TWO = {
@@ -55,6 +56,7 @@ def alike(one, other, within: float) -> None:
         (PAIRS, 1e-5),
         (GRIT, 1e-5),
         (MASKED, 1e-5),
+        (DISTIL, 1e-5),
         ({**PAIRS, "lora": True}, 1e-5),
         ({**FULL, "diffusion": True}, 1e-5),
         ({**LORA, "diffusion": True}, 1e-5),
@@ -68,6 +70,7 @@ def alike(one, other, within: float) -> None:
         "pairs",
         "grit",
         "masked",
+        "distil",
         "pairs-lora",
         "diffusion",
         "diffusion-lora",

@@ -34,6 +34,7 @@ from didact.model import lora
 from didact.model.settings import Lora
 from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
+from didact.objective.distil import Distil
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 from tests.engine.chaos import Counter, Killer, events
@@ -99,6 +100,9 @@ def train(job: dict[str, Any], folder: Path) -> None:
         sources[1] = Source("contrast", Contrast(symmetric=True), pairs, turn)
     if job.get("diffusion"):
         sources[1] = Source("diffusion", Diffusion(block=4, vocabulary=toy_vocabulary()), streams[1], turn)
+    if job.get("distil"):
+        taught = toy_stream(batch_size=settings.batch_size, seed=1, documents=24, top=3, **place)
+        sources[1] = Source("distil", Distil(teacher="self", top=3, temperature=2.0), taught, turn)
     wait = job.get("wait", 0.0)
 
     def say(line: str) -> None:

@@ -261,3 +261,14 @@ def test_loss_equals_transformers_on_the_same_masking():
 def test_numbers_that_mean_nothing(options):
     with pytest.raises(UsageProblem, match=next(iter(options))):
         resolve("masked", options)
+
+
+def test_label_smoothing_and_z_loss_are_those_of_next_tokens():
+    model, batch = toy_model(), text(rows=2, tokens=40)
+    objective = masked(rate=0.5, label_smoothing=0.1, z_loss=1e-2)
+    ready = prepare(objective, batch)
+    here = ready.weight["token"].bool()
+    logits = model.logits(model.hidden(ready))[here]
+    theirs = torch.nn.functional.cross_entropy(logits, ready.target[here], label_smoothing=0.1, reduction="none")
+    theirs = theirs + 1e-2 * logits.logsumexp(-1).square()
+    torch.testing.assert_close(objective.loss(model, ready)["token"][here], theirs, rtol=1e-5, atol=1e-5)
