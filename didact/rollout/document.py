@@ -50,13 +50,15 @@ class DocumentCache:
         reach = (ends - 1)[doc.long()] if bidirectional else torch.arange(token.shape[1], device=device)[None]
         body: Any = model.body
         cache, training = SlotCache(len(model.layers), device), model.training
-        model.eval()
         cache.open(lengths)
-        out = body(
-            input_ids=token, position_ids=position, sight=Sight(doc, reach), past_key_values=cache, use_cache=True
-        )
+        model.eval()
+        try:
+            out = body(
+                input_ids=token, position_ids=position, sight=Sight(doc, reach), past_key_values=cache, use_cache=True
+            )
+        finally:
+            model.train(training)
         cache.filled()
-        model.train(training)
         hidden, reader = out.last_hidden_state[0].split(lengths), mark(model)
         return [cls(tuple(document), cache.held(i), reader, hidden[i]) for i, document in enumerate(documents)]
 
