@@ -11,6 +11,9 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from didact.engine.metrics import read
 from didact.errors import UsageProblem
 from didact.recipe import load
+from didact.rollout.diffusion import Unmasker
+from didact.rollout.settings import Sampling
+from didact.run.chat import Chat
 from didact.run.command import run_recipe
 from didact.run.named import open_model
 from tests.battery.base import chats, documents, make_base
@@ -282,3 +285,17 @@ def test_a_checkpoint_says_how_its_prompts_are_read(world):
     assert json.loads((folder / "config.json").read_text())["didact"] == {"bidirectional_prompt": True}
     assert open_model(str(folder), "cpu", print).model.bidirectional_prompt
     assert "didact" not in json.loads((world.stages("pretrain")[0] / "model" / "config.json").read_text())
+
+
+def test_a_causal_base_becomes_a_diffusion_model(world):
+    """Its mask token and how it is read travel with it; evaluation then writes by unmasking and bounds the bits."""
+    shift = "objective: {diffusion: {shift: true, anneal: 0.5}}"
+    world.recipe(PRETRAIN.replace("{data", f"{{{shift}, heldout: held.jsonl, data"), EVALUATE)
+    world.run()
+    served = json.loads((world.model / "config.json").read_text())["didact"]["text_diffusion"]
+    assert served == {"mask": AutoTokenizer.from_pretrained(world.model).mask_token_id, "shift": True, "block": None}
+    assert any("upper bound" in line for line in world.said)
+    facts = world.facts("evaluate")
+    assert facts["evaluations"]["d"]["after"] > 0
+    assert facts["samples"][0]["after"] is not None
+    assert isinstance(Chat(open_model(str(world.model), "cpu", print), None, Sampling(), print).sampler, Unmasker)
