@@ -264,6 +264,81 @@ MASKED = Case(
     why="each side draws its own masks, some 430 tokens a step, from the same documents and weights",
 )
 
+# ---- embeddings ----------------------------------------------------------------------------------------------------
+
+
+def sentence(name: str, run: str, about: str, lesser: str = "", **options: Any) -> Side:
+    base = {"precision": "bf16", "weights": "float32", "attention": "sdpa", "rate": RATE_FINETUNE}
+    return Side(f"sentence-transformers {name}", f"peer_sentence:{run}", about, {**base, **options}, lesser)
+
+
+SENTENCE = ("sentence-transformers", "transformers", "torch")
+PAIRS = "all-MiniLM-L6-v2, bf16, no dropout; first sentences of Python's documentation and their pages"
+
+
+def contrasting(name: str, documents: int, chunk: int, cached: int, loss: str) -> Case:
+    return Case(
+        name=name,
+        about=f"{PAIRS}, {documents} pairs a step",
+        ours=Side(
+            "Didact",
+            "ours:contrast",
+            f"{chunk} pairs in one row without padding, bf16 products over fp32 masters, MLPs and norms compiled",
+            {"precision": "bf16", "compile": "on", "chunk": chunk, "rate": RATE_FINETUNE},
+        ),
+        peers=(
+            Peer(
+                "sentence-transformers",
+                SENTENCE,
+                (
+                    sentence("sdpa", "train", f"{loss}, padded, sdpa, autocast bf16", cached=cached),
+                    sentence("eager", "train", "the same with eager attention", cached=cached, attention="eager"),
+                    sentence(
+                        "bf16 weights",
+                        "train",
+                        "weights and AdamW in bf16",
+                        ROUNDED,
+                        cached=cached,
+                        weights="bfloat16",
+                        precision="fp32",
+                    ),
+                ),
+            ),
+        ),
+        prepare=inputs.contrasting,
+        parts=timed,
+        full=Plan(rounds=5, warmup=1, measured=4, documents=documents, trial=2),
+        quick=Plan(rounds=2, warmup=1, measured=1, documents=documents, trial=0),
+        tolerance=0.05,
+        why="bf16 products round differently under a temperature of 0.05",
+    )
+
+
+CONTRAST = contrasting("contrast", 64, 64, 0, "MultipleNegativesRankingLoss")
+CONTRAST_CACHED = contrasting("contrast-cached", 256, 32, 32, "CachedMultipleNegativesRankingLoss, 32 at once")
+
+ENCODE = Case(
+    name="encode",
+    about="all-MiniLM-L6-v2, bf16; pages of Python's documentation, texts to vectors, tokenizing included",
+    ours=Side("Didact", "ours:encode", "up to 8,192 tokens in one row without padding", {"weights": "bfloat16"}),
+    peers=(
+        Peer(
+            "sentence-transformers",
+            SENTENCE,
+            (
+                sentence("32", "encode", "encode, 32 at once, sorted by length, sdpa", weights="bfloat16", batch=32),
+                sentence("128", "encode", "the same with 128 at once", weights="bfloat16", batch=128),
+            ),
+        ),
+    ),
+    prepare=inputs.encoding,
+    parts=timed,
+    full=Plan(rounds=5, warmup=1, measured=4, documents=512, trial=2),
+    quick=Plan(rounds=2, warmup=1, measured=1, documents=256, trial=0),
+    tolerance=0.01,
+    why="cosines of bf16 vectors",
+)
+
 # ---- generation ----------------------------------------------------------------------------------------------------
 
 
@@ -325,4 +400,5 @@ def small(case: Case) -> Case:
     return replace(case, ours=mine, peers=(replace(peer, sides=(side,)),))
 
 
-CASES = {case.name: case for case in (SFT, LORA, PRETRAIN, PRETRAIN_FP32, MASKED, GENERATE)}
+TRAINING = (SFT, LORA, PRETRAIN, PRETRAIN_FP32, MASKED, CONTRAST, CONTRAST_CACHED)
+CASES = {case.name: case for case in (*TRAINING, ENCODE, GENERATE)}

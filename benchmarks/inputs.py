@@ -171,6 +171,37 @@ def prompting(folder: Path, plan: Plan) -> Inputs:
     return Inputs(str(model), requests, {"gguf": str(gguf), "new_tokens": NEW_TOKENS})
 
 
+def minilm(folder: Path) -> Path:
+    """all-MiniLM-L6-v2 without dropout, so that losses compare."""
+    from didact.data.fetch import cache_dir
+    from didact.run.life import find_model
+
+    model = folder / "minilm"
+    if not model.is_dir():
+        shutil.copytree(find_model("all-minilm-l6-v2", cache_dir(), print), model)
+        config = json.loads((model / "config.json").read_text())
+        write(model / "config.json", config | {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0})
+    return model
+
+
+def contrasting(folder: Path, plan: Plan) -> Inputs:
+    """What an object of Python's library does and its page, ``documents`` pairs a step."""
+    from didact.data.domain.stdlib import python_stdlib
+
+    python_stdlib(folder / "pairs", 0.0, 0)
+    lines = [json.loads(line) for line in (folder / "pairs" / "pairs.jsonl").read_text().splitlines()]
+    order = np.random.default_rng(3).permutation(len(lines))[: plan.steps * plan.documents]
+    pairs = [[lines[i]["anchor"], lines[i]["positive"]] for i in order.tolist()]
+    size = plan.documents
+    return Inputs(str(minilm(folder)), [pairs[n * size : (n + 1) * size] for n in range(plan.steps)])
+
+
+def encoding(folder: Path, plan: Plan) -> Inputs:
+    """The pages alone, ``documents`` texts a request."""
+    made = contrasting(folder, plan)
+    return Inputs(made.model, [[page for _, page in step] for step in made.steps])
+
+
 def write(path: Path, value: Any) -> Path:
     path.write_text(json.dumps(value))
     return path

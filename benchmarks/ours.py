@@ -11,19 +11,26 @@ from benchmarks.case import Job, Measured
 from benchmarks.clock import Clock
 from benchmarks.hyper import HYPER
 from didact.batch import Batch
+from didact.data.corpus import in_memory
+from didact.data.formats import Texts
+from didact.data.pieces import cut
+from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh
 from didact.engine.optimizer import Optimizer
 from didact.engine.precision import compiled, pick_dtype
 from didact.engine.settings import Training
 from didact.engine.step import Task, take_step
 from didact.model import attention, lora
+from didact.model.embed import Embedder
 from didact.model.load import load
 from didact.model.model import Model
 from didact.model.settings import Tune
 from didact.model.tune import apply
 from didact.objective import resolve
+from didact.objective.contrast import Contrast
 from didact.rng import Rng
 from didact.text import tokenizer as tokenizers
+from didact.text.render import Renderer
 
 
 def packed(documents: list) -> Batch:
@@ -120,3 +127,49 @@ def generate(job: Job) -> Measured:
         tokens.append(sum(len(answer.tokens) for answer in answers))
         generated += [answer.tokens for answer in answers]
     return Measured(clock.laps, tokens, generated=generated)
+
+
+def contrast(job: Job) -> Measured:
+    """``options``: ``chunk`` (pairs read at once), ``precision``, ``compile``, ``rate``; tokenized before."""
+    settings = Training(
+        precision=job.options["precision"], compile=job.options["compile"], learning_rate=job.options["rate"], **HYPER
+    )
+    attention.register()
+    net = load(job.inputs.model, pick_dtype(settings.precision, torch.device("cpu")))
+    apply(net, Tune())
+    model = Model(net)
+    model.check()
+    objective = Contrast().told(model.served)
+    renderer = Renderer(tokenizers.load(Path(job.inputs.model))).embedding(objective.served())
+    pairs = [Texts("", tuple(pair), ("query", "document")) for step in job.inputs.steps for pair in step]
+    parts = cut([in_memory(pairs, renderer)], model.served["embedding"]["length"], "window")[0]
+    stream = TokenStream(parts, 0, len(job.inputs.steps[0]), 0, shuffle=False)
+    model = compiled(model.train(), settings, len(job.inputs.steps))
+    optimizer, mesh = Optimizer(model, settings), Mesh(torch.device("cpu"))
+    tasks = [Task("bench", objective, stream.start(0))]
+    clock, losses, tokens = Clock(), [], []
+    for number in range(len(job.inputs.steps)):
+        step = take_step(model, tasks, mesh, Rng(0, number), micro_rows=job.options["chunk"])
+        optimizer.clip(settings.grad_clip)
+        optimizer.step(1.0)
+        optimizer.zero()
+        losses.append(step.total(tasks))
+        tokens.append(step.tokens)
+        clock.lap()
+    return Measured(clock.laps, tokens, losses)
+
+
+def encode(job: Job) -> Measured:
+    """Texts to vectors, tokenizing included."""
+    attention.register()
+    model = Model(load(job.inputs.model, getattr(torch, job.options["weights"])))
+    renderer = Renderer(tokenizers.load(Path(job.inputs.model)))
+    embed = Embedder.of(model, renderer)
+    clock, tokens, alike = Clock(), [], []
+    for texts in job.inputs.steps:
+        vectors = embed(texts, "document")
+        clock.lap()
+        longest = model.served["embedding"]["length"]
+        tokens.append(sum(len(one.tokens) for one in renderer.embeddings(texts, "document", longest)))
+        alike.append(float((vectors @ vectors[0]).mean()))
+    return Measured(clock.laps, tokens, alike)
