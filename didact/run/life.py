@@ -81,8 +81,12 @@ class Life:
             learned = learned or bool(_learning(stage))
             if isinstance(stage, Learning):
                 yield stage
-            elif isinstance(stage, INDEPENDENT) or (isinstance(stage, Answer) and not learned):
+            elif isinstance(stage, INDEPENDENT) or (isinstance(stage, Answer | Mine) and not learned):
                 self.stage(number, stage)
+            elif isinstance(stage, Mine):
+                self.say(f"{stage.name}: needs the trained model; the pairs it reads stand in for those it leaves")
+                path = stage.data.sources[0].path
+                self.outputs[f"{stage.name}/pairs"] = self.outputs.get(path, Path(path))
             elif isinstance(stage, Compare):
                 for arm, stages in stage.arms.items():
                     trained = (one for one in stages if isinstance(one, Learning))

@@ -1,6 +1,7 @@
 """``didact embed`` and the stage ``mine``, from a folder on the disk."""
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from didact.engine.mesh import Mesh
 from didact.errors import DataProblem, UsageProblem
 from didact.model.save import save_model
 from didact.recipe.schema import Mine
+from didact.run.command import run_recipe
 from didact.run.embed import embed
 from didact.run.folder import StageFolder
 from didact.run.mine import mine, nearest
@@ -87,3 +89,32 @@ def test_what_may_be_right_is_passed_over():
     assert nearest(score, positive, right, Mine(negatives=2, **stage)) == [[2, 3], [1, 0]]
     assert nearest(score, positive, right, Mine(negatives=2, skip_top=1, **stage)) == [[3, 4], [0]]
     assert nearest(score, positive, right, Mine(negatives=9, skip_top=4, **stage)) == [[], []]
+
+
+def test_a_life_with_mined_negatives(model, tmp_path):
+    """Prompts and pooling of the base are kept; the model that was trained mines, and is measured."""
+    (tmp_path / "pairs.jsonl").write_text("".join(json.dumps(line) + "\n" for line in PAIRS))
+    training = "max_steps: 2, context: 32, batch_size: 4, micro_batch_size: 2, precision: fp32"
+    (tmp_path / "recipe.yaml").write_text(
+        f"""
+name: life
+base: {model}
+device: cpu
+stages:
+  - finetune: {{name: first, data: pairs.jsonl, objective: contrast, {training}}}
+  - mine: {{data: pairs.jsonl, negatives: 1, margin: 99}}
+  - finetune: {{name: second, data: mine/pairs, objective: {{contrast: {{form: triplet}}}}, {training}}}
+  - evaluate: {{measures: {{found: {{recall: {{data: pairs.jsonl, k: 12}}}}}}}}
+"""
+    )
+    here = os.getcwd()
+    os.chdir(tmp_path)
+    try:
+        assert run_recipe(tmp_path / "recipe.yaml", [], tmp_path / "runs", lambda line: None) == []
+    finally:
+        os.chdir(here)
+    run = tmp_path / "runs" / "life"
+    saved = json.loads((run / (run / "model.path").read_text().strip() / "config.json").read_text())
+    assert saved["didact"]["embedding"]["prompts"] == {"query": "ask: "}
+    done = json.loads(next((run / "stages").glob("3-*/done.json")).read_text())
+    assert done["facts"]["measures"]["found"]["value"] == 1.0
