@@ -93,6 +93,25 @@ def cut(
     return [pieces for pieces, _ in parts], counts
 
 
+def filled(corpus: Corpus, multiple: int) -> Corpus:
+    """Each document with its last trained token repeated, and trained, to a multiple of so many tokens.
+
+    A model that reads in both directions learns so that an answer may end before its room does (LLaDA, Nie et al. 2025,
+    arXiv:2502.09992, section 2.3).
+    """
+    lengths = np.diff(corpus.bound)
+    extra = -lengths % multiple
+    index = np.where(corpus.trained, np.arange(len(corpus.token)), -1)
+    last = np.maximum.reduceat(index, corpus.bound[:-1])  # -1 where nothing is trained
+    at = np.repeat(corpus.bound[1:], extra)
+    return replace(
+        corpus,
+        token=np.insert(corpus.token, at, np.repeat(corpus.token[last], extra)),
+        trained=np.insert(corpus.trained, at, np.repeat(last >= 0, extra)),
+        bound=np.concatenate([[0], np.cumsum(lengths + extra)]),
+    )
+
+
 def _cut_one(corpus: Corpus, context: int, overlong: str) -> tuple[Pieces, Counts]:
     lengths = np.diff(corpus.bound)
     long = lengths > context

@@ -110,6 +110,10 @@ class Objective:
         """Whose columns ``teacher_token`` and ``teacher_logprob`` the batch must have; none unless said."""
         return None
 
+    def filled(self) -> int:
+        """Documents and answers go on with their last token to a multiple of so many."""
+        return 1
+
     def prepare(self, model: LanguageModel, batch: Batch, rng: Rng) -> Batch:
         """Adds what ``loss`` needs, above all ``batch.weight``, one tensor a term."""
         raise TypeError(f"{type(self).__name__} does not say how to prepare a batch")

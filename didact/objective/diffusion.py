@@ -36,12 +36,13 @@ class Diffusion(Objective):
 
     ``weighting``: ``llada`` hides a token with probability t and divides by t; ``mdlm`` hides it with (1 - 1e-3) t, as
     MDLM's log-linear schedule does. ``rates``: the ends of t's interval, narrower to train single blocks with less
-    variance (BD3-LM, Arriola et al. 2025, arXiv:2503.09573). ``exact`` draws the number l of hidden tokens
-    from 1..L instead, and divides by l/L: the same bound with less variance, for measuring. ``block``: tokens of a
-    block; a block is read in both directions, sees the blocks before it clean, and has a t of its own; without it a
-    document is one block. ``shift``: position k predicts token k+1, as the causal model it was converted from;
-    ``anneal``: share of the stage over which its sight opens from causal to the whole document (DiffuLLaMA, Gong et al.
-    2024, arXiv:2410.17891).
+    variance (BD3-LM, Arriola et al. 2025, arXiv:2503.09573). ``exact`` draws the number l of hidden tokens from 1..L
+    instead, and divides by l/L: the same bound with less variance, for measuring. ``block``: tokens of a block; a block
+    is read in both directions, sees the blocks before it clean, and has a t of its own; without it a document is one
+    block. ``fill``: documents and answers go on with their last token to a multiple of so many, so that an answer may
+    end before its room does; ``block`` is a good number for models of blocks. ``shift``: position k predicts token k+1,
+    as the causal model it was converted from; ``anneal``: share of the stage over which its sight opens from causal to
+    the whole document (DiffuLLaMA, Gong et al. 2024, arXiv:2410.17891).
 
     Learned are the tokens a causal model would learn: what is trained, but for the first token of a document.
     """
@@ -53,6 +54,7 @@ class Diffusion(Objective):
     rates: tuple[float, float] = (EPSILON, 1.0)
     exact: bool = False
     block: int | None = None
+    fill: int = 1
     shift: bool = False
     anneal: float = 0.0
 
@@ -64,6 +66,8 @@ class Diffusion(Objective):
             raise UsageProblem(f"diffusion: rates {list(self.rates)} are no interval in 0..1", remedy="as [0.3, 0.8]")
         if self.block is not None and not self.block > 0:
             raise UsageProblem(f"diffusion: a block of {self.block} tokens", remedy="give at least 1, or leave it out")
+        if not self.fill > 0:
+            raise UsageProblem(f"diffusion: fill to a multiple of {self.fill}", remedy="give 1 or more")
         if not 0 <= self.anneal <= 1:
             raise UsageProblem(f"diffusion: anneal is a share of the stage, got {self.anneal}", remedy="as 0.3")
         if self.block and (self.shift or self.anneal):
@@ -73,6 +77,10 @@ class Diffusion(Objective):
     def served(self) -> dict[str, Any]:
         """Answers are written by unmasking; ``mask`` is the id that stands for a token yet to come."""
         return {"text_diffusion": {"mask": self.vocabulary.mask, "shift": self.shift, "block": self.block}}
+
+    def filled(self) -> int:
+        """As ``fill`` says."""
+        return self.fill
 
     def prepare(self, model: LanguageModel, batch: Batch, rng: Rng) -> Batch:
         """Hides tokens. Adds ``target``, ``factor`` (1/t at a hidden token, else 0), ``reach`` and the weight."""

@@ -11,7 +11,7 @@ import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from didact import measure as measures
-from didact.data.pieces import Counts, Pieces, cut, total
+from didact.data.pieces import Counts, Pieces, cut, filled, total
 from didact.data.sets import subset, tokenized
 from didact.data.settings import Data
 from didact.data.source import examples
@@ -321,6 +321,7 @@ def _sources(
             overlong=stage.overlong,
             joined=objective.joined,
             teacher=objective.taught_by(),
+            fill=objective.filled(),
         )
         stream = TokenStream(
             parts,
@@ -350,6 +351,7 @@ def _parts(
     overlong: Literal["drop", "window"] = "window",
     joined: bool = False,
     teacher: Teacher | None = None,
+    fill: int = 1,
 ) -> tuple[list[Pieces], Counts]:
     if not ground.mesh.main:
         ground.mesh.barrier()  # the first process fills the cache
@@ -360,6 +362,8 @@ def _parts(
         ground.mesh.barrier()
     if limit:
         corpora = [subset(c, limit, seed) for c in corpora]
+    if fill > 1:
+        corpora = [filled(c, fill) for c in corpora]
     return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources), joined)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from didact.data.pieces import cut
+from didact.data.pieces import cut, filled
 from didact.data.stream import EPOCH, TokenStream
 from didact.errors import DataProblem
 from tests.toy import toy_corpus, toy_parts, toy_stream
@@ -101,3 +101,25 @@ def test_overlong_documents_are_counted_when_dropped():
 def test_nothing_trained_is_an_error():
     with pytest.raises(DataProblem, match="no token of this data would be trained"):
         cut([toy_corpus(longest=40)], 4, "drop")
+
+
+def test_filled_documents_go_on_with_their_last_trained_token():
+    plain = toy_corpus(documents=9)
+    plain.trained[plain.bound[1] - 1] = False  # a template may write more behind the end of an answer
+    plain.trained[plain.bound[2] : plain.bound[3]] = False
+    full = filled(plain, 8)
+    assert len(full) == 9
+    for i in range(9):
+        one, other = slice(*plain.bound[i : i + 2]), slice(*full.bound[i : i + 2])
+        size = one.stop - one.start
+        token, trained = full.token[other], full.trained[other]
+        assert len(token) % 8 == 0
+        assert len(token) - size < 8
+        assert (token[:size] == plain.token[one]).all()
+        assert (trained[:size] == plain.trained[one]).all()
+        if i == 2:
+            assert not trained.any()
+        else:
+            assert (token[size:] == plain.token[one][plain.trained[one]][-1]).all()
+            assert trained[size:].all()
+    assert (filled(plain, 1).token == plain.token).all()
