@@ -143,6 +143,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
         "counts": counts.numbers(),
         "trainable": tuned.count,
         "parameters": tuned.total,
+        "writes": not model.encoder,
         "processes": ground.mesh.size,
         "heldout": _before_after(before, after),
     }

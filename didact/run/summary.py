@@ -43,7 +43,7 @@ def gather(recipe: Recipe, finished: Sequence[Finished]) -> RunSummary:
 
 
 def commands(folder: Path, finished: Sequence[Finished]) -> list[str]:
-    """Three things to try next with this run."""
+    """What to try next with this run."""
     trained = [one.stage for one in finished if isinstance(one.stage, Learning)]
     if not any(one.artifact.model for one in finished):
         return []
@@ -52,7 +52,9 @@ def commands(folder: Path, finished: Sequence[Finished]) -> list[str]:
     recipe = _short(folder / "recipe.yaml")
     asked = f" --prompt {shlex.quote(samples[0])}" if samples else ""
     slower = [f"didact run {recipe} {one.name}.learning_rate={one.learning_rate / 2:g}" for one in trained[-1:]]
-    return [f"didact chat {run}{asked}", f"didact inspect {recipe}", *slower]
+    left = [facts for one in finished for facts in one.artifact.facts.get("trained", [one.artifact.facts])[:1]]
+    chat = [f"didact chat {run}{asked}"] if all(facts.get("writes", True) for facts in left) else []  # no encoder
+    return [*chat, f"didact inspect {recipe}", *slower]
 
 
 def _stages(one: Finished) -> list[StageSummary]:

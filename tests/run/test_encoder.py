@@ -21,7 +21,7 @@ def masked(more: str = "learning_rate: 1e-2") -> str:
 
 
 @pytest.mark.parametrize("start", [BERT, MODERN])
-def test_trained_measured_saved_and_trained_again(world, start):  # noqa: F811
+def test_trained_measured_saved_and_trained_again(world, start, capsys):  # noqa: F811
     world.recipe(TOKENIZER, masked(), masked("tune: {lora: {rank: 2}}"), MEASURE, base=start)
     world.run()
     tokenizer = AutoTokenizer.from_pretrained(world.model)
@@ -29,6 +29,9 @@ def test_trained_measured_saved_and_trained_again(world, start):  # noqa: F811
     assert tokenizer.mask_token == "<|mask|>"
     assert net.get_input_embeddings().weight.shape[0] > tokenizer.mask_token_id
     assert type(load_network(world.model, net.dtype)) is type(net)
+    shown = capsys.readouterr().out
+    assert "didact inspect" in shown
+    assert "didact chat" not in shown
     words = world.facts("evaluate")["measures"]["words"]
     assert 0 < words["value"] < 8
     assert world.run() == ["tokenizer", "pretrain", "pretrain-2", "evaluate"]
