@@ -8,12 +8,14 @@ import torch
 from tokenizers import processors
 from transformers import AutoModel, BertConfig
 
-from didact.errors import DataProblem, UsageProblem
+from didact.data.fetch import cache_dir
+from didact.errors import DataProblem, ResourceProblem, UsageProblem
 from didact.model import sentence
 from didact.model.embed import Embedder, chunks
 from didact.model.load import load
 from didact.model.model import Model
 from didact.model.save import save_model
+from didact.run.life import find_model
 from didact.text import tokenizer as tokenizers
 from didact.text.render import Renderer
 from tests.model.folders import VOCABULARY, tiny, tiny_tokenizer
@@ -133,3 +135,14 @@ def test_a_model_that_says_nothing_is_refused_or_told(tmp_path):
     with pytest.raises(UsageProblem, match="does not say"):
         Embedder.of(model, renderer)
     assert Embedder.of(model, renderer, READINGS["causal decoder"]).embedding["pool"] == "last"
+
+
+@pytest.mark.download
+def test_a_published_embedder_is_read_as_sentence_transformers_reads_it():
+    peer = pytest.importorskip("sentence_transformers")
+    try:
+        folder = find_model("all-minilm-l6-v2", cache_dir(), lambda line: None)
+    except ResourceProblem as problem:
+        pytest.skip(str(problem))
+    expected = torch.from_numpy(peer.SentenceTransformer(str(folder), device="cpu").encode(TEXTS))
+    torch.testing.assert_close(vectors(folder), expected, rtol=0, atol=2e-6)
