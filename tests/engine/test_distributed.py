@@ -9,6 +9,7 @@ from tests.engine.worker import closing, left, said, trail
 
 TRAINING = {"save_every": 3, "learning_rate": 1e-2}
 FULL = {"steps": 9, "training": TRAINING}
+LINKED = {**FULL, "linked": True}  # a head beside the network
 PAIRS = {**FULL, "pairs": True}  # negatives gathered from all processes
 LORA = {"steps": 9, "training": TRAINING, "lora": True}
 MASKED = {**FULL, "masked": True}
@@ -60,6 +61,7 @@ def alike(one, other, within: float) -> None:
         ({**PAIRS, "lora": True}, 1e-5),
         ({**FULL, "diffusion": True}, 1e-5),
         ({**LORA, "diffusion": True}, 1e-5),
+        (LINKED, 1e-5),
     ],
     ids=[
         "full",
@@ -74,6 +76,7 @@ def alike(one, other, within: float) -> None:
         "pairs-lora",
         "diffusion",
         "diffusion-lora",
+        "linked",
     ],
 )
 def test_two_processes_train_as_one_does(server, tmp_path, job, within):

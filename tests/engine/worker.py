@@ -35,6 +35,7 @@ from didact.model.settings import Lora
 from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
 from didact.objective.distil import Distil
+from didact.objective.linked import Linked
 from didact.objective.masked import Masked
 from didact.objective.tokens import Causal, Prefix
 from tests.engine.chaos import Counter, Killer, events
@@ -80,6 +81,7 @@ def train(job: dict[str, Any], folder: Path) -> None:
     model = toy_model(dtype=dtype if mesh.size == 1 else torch.float32, **job.get("model", {}))
     if job.get("lora"):
         lora.add(model.net, Lora(rank=4, dropout=job.get("dropout", 0.0)))
+    model.add_heads(Linked.heads if job.get("linked") else {})
     model.train()
     mesh.shard(model, model.layers, dtype)
     settings = Training(context=32, micro_batch_size=1, **job.get("training", {}))
@@ -103,6 +105,9 @@ def train(job: dict[str, Any], folder: Path) -> None:
     if job.get("distil"):
         taught = toy_stream(batch_size=settings.batch_size, seed=1, documents=24, top=3, **place)
         sources[1] = Source("distil", Distil(teacher="self", top=3, temperature=2.0), taught, turn)
+    if job.get("linked"):
+        pairs = toy_pairs(batch_size=settings.batch_size, scored=3, **place)
+        sources[1] = Source("linked", Linked(), pairs, turn)
     wait = job.get("wait", 0.0)
 
     def say(line: str) -> None:
