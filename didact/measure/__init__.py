@@ -6,6 +6,7 @@ from typing import Any
 from didact.measure.agreement import Agreement
 from didact.measure.base import Measure, Subject
 from didact.measure.bits import BitsPerByte
+from didact.measure.bridge import Bridge
 from didact.measure.choice import Choice
 from didact.measure.loss import Loss
 from didact.measure.recall import Mrr, Recall
@@ -16,6 +17,7 @@ __all__ = ["NAMES", "Measure", "Subject", "resolve"]
 NAMES: dict[str, type[Measure]] = {
     "agreement": Agreement,
     "bits_per_byte": BitsPerByte,
+    "bridge": Bridge,
     "choice": Choice,
     "loss": Loss,
     "mrr": Mrr,
