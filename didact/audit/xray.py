@@ -175,7 +175,7 @@ def inspect_recipe(path: Path, overrides: Sequence[str], runs: Path, say: Callab
     found = [
         xray
         for stage in life.without_training()
-        for xray in examine(stage, life, life.ground().renderer(stage.tune.tokens))
+        for xray in examine(stage, life, life.ground().renderer(tuple(stage.tune.tokens)))
     ]
     console = Console()
     for xray in found:

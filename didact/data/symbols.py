@@ -213,6 +213,11 @@ def record(draw: Draw, written: Map) -> dict[str, Any]:
     return {"prompt": stem, "completion": lead + written[draw.asked[1]], "options": options}
 
 
+def document(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The same, to be learned as any text is."""
+    return {"text": record["prompt"] + record["completion"]}
+
+
 @dataclass(frozen=True)
 class Plan:
     """How prompts are made; the fields are the stage's own."""

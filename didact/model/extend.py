@@ -71,11 +71,10 @@ def _joined(table: Tensor, rows: Tensor, start: int) -> Tensor:
 
 
 def extend(model: PreTrainedModel, start: int, rows: Tensor, head_rows: Tensor) -> None:
-    """Gives the model trainable ``rows`` [N, D] for the ids from ``start`` on, in place, and freezes all else.
+    """Gives the model trainable ``rows`` [N, D] for the ids from ``start`` on, in place, and freezes its tables.
 
     ``head_rows`` [N, D] are those of the head; a head tied to the table shares the embedding's.
     """
-    model.requires_grad_(False)
     table: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     new = _like(table, rows)
@@ -100,6 +99,14 @@ def fit(model: PreTrainedModel, size: int) -> None:
         model.resize_token_embeddings(size, mean_resizing=False)
         for weight, mean in zip(_tables(model), means, strict=True):
             weight[count:] = mean.to(weight.dtype)
+
+
+def lengthen(model: PreTrainedModel, start: int, rows: Tensor, head_rows: Tensor) -> None:
+    """Writes ``rows`` [N, D], and ``head_rows`` into a head with a table of its own, for the ids from ``start`` on."""
+    fit(model, start + len(rows))
+    with torch.no_grad():
+        for weight, new in zip(_tables(model), (rows, head_rows), strict=False):
+            weight[start : start + len(rows)] = new
 
 
 def _tables(model: PreTrainedModel) -> list[Tensor]:

@@ -38,12 +38,16 @@ class Lora(Settings):
 
 
 class Tune(Settings):
-    """What is trainable: ``all``, ``head``, ``{last: n}``, ``{lora: {...}}`` or ``{tokens: [...]}``."""
+    """What is trainable: ``all``, ``head``, ``{last: n}``, ``{lora: {...}}`` or ``{tokens: [...]}``.
+
+    New tokens alone, or beside ``all``, ``last`` and ``lora``: ``{lora: {...}, tokens: [...]}``. A list of tokens, or a
+    mapping of each to a text that says what it means.
+    """
 
     what: Literal["all", "head", "last", "lora", "tokens"] = "all"
     last: int | None = Field(default=None, gt=0)
     lora: Lora | None = None
-    tokens: tuple[str, ...] = ()
+    tokens: tuple[str, ...] | dict[str, str] = ()
 
     @model_validator(mode="before")
     @classmethod
@@ -51,8 +55,8 @@ class Tune(Settings):
         """Accepts ``all``, ``head``, ``lora`` and one-key mappings."""
         if isinstance(value, str):
             value = {"what": value}
-        elif isinstance(value, dict) and len(value) == 1 and next(iter(value)) in {"last", "lora", "tokens"}:
-            value = {"what": next(iter(value)), **value}
+        elif isinstance(value, dict) and value and set(value) <= {"last", "lora", "tokens"}:
+            value = {"what": next((name for name in value if name != "tokens"), "tokens"), **value}
         if isinstance(value, dict) and value.get("what") == "lora" and value.get("lora") is None:
             value = {**value, "lora": {}}
         return value
@@ -64,8 +68,14 @@ class Tune(Settings):
             raise ValueError("tune: last needs the number of layers, as in {last: 4}")
         if self.what == "tokens" and not self.tokens:
             raise ValueError("tune: tokens needs the new tokens, as in {tokens: ['<a>']}")
-        given = {"last": self.last is not None, "lora": self.lora is not None, "tokens": bool(self.tokens)}
+        given = {"last": self.last is not None, "lora": self.lora is not None}
+        given["tokens"] = bool(self.tokens) and self.what == "head"  # its table is trained; theirs is frozen
         stray = [name for name, there in given.items() if there and name != self.what]
         if stray:
             raise ValueError(f"tune: chooses {self.what!r} and also gives {stray[0]!r}; give one of them")
         return self
+
+    @property
+    def meanings(self) -> dict[str, str]:
+        """What each new token means; where nothing is said of it, its own letters."""
+        return self.tokens if isinstance(self.tokens, dict) else {token: token for token in self.tokens}

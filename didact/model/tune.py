@@ -1,4 +1,4 @@
-"""What of a model is trainable: everything, the head, the last layers, a LoRA, or rows for new tokens."""
+"""What of a model is trainable: everything, the head, the last layers, a LoRA, and rows for new tokens."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from didact.errors import UsageProblem
 from didact.model import lora
-from didact.model.extend import extend
+from didact.model.extend import extend, lengthen
 from didact.model.settings import Lora, Tune
 
 if TYPE_CHECKING:
@@ -47,8 +47,8 @@ def apply(model: PreTrainedModel, tune: Tune, tokenizer: PreTrainedTokenizerFast
         _last(model, tune.last or 0)
     elif tune.what == "lora":
         lora.add(model, tune.lora or Lora(), seed)
-    elif tune.what == "tokens":
-        _tokens(model, tokenizer, tune.tokens, seed)
+    if tune.tokens:
+        _tokens(model, tokenizer, tune, seed)
     trainable = {name: p.numel() for name, p in model.named_parameters() if p.requires_grad}
     total = sum(p.numel() for p in model.parameters())
     return Tuned(tuple(trainable), sum(trainable.values()), total, note)
@@ -88,14 +88,13 @@ def _last(model: PreTrainedModel, count: int) -> None:
         module.requires_grad_(True)
 
 
-def _tokens(
-    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None, tokens: tuple[str, ...], seed: int
-) -> None:
-    """Adds the tokens to the tokenizer and trainable rows for them to the model.
+def _tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast | None, tune: Tune, seed: int) -> None:
+    """Adds the tokens to the tokenizer and trainable rows for them to the model; the old rows train with ``all`` alone.
 
-    A row starts at the mean of the rows of the pieces its token was made of so far, plus noise of a hundredth of the
-    table's spread, so that tokens of the same pieces part.
+    A row starts at the mean of the rows of the tokens that say what it means, so far its own pieces or a description
+    of it, plus noise of a hundredth of the table's spread, so that tokens of the same meaning part.
     """
+    tokens = list(tune.tokens)
     if tokenizer is None:
         raise UsageProblem("new tokens need the model's tokenizer", where="tune.tokens")
     known = tokenizer.get_vocab()
@@ -103,7 +102,10 @@ def _tokens(
         if not token or token in known or token in tokens[:i]:
             what = f"{token!r} is a token already" if token else "a token needs letters"
             raise UsageProblem(what, where="tune.tokens", remedy="choose another spelling")
-    pieces = [tokenizer.encode(token, add_special_tokens=False) for token in tokens]
+    pieces = [tokenizer.encode(meaning, add_special_tokens=False) for meaning in map(tune.meanings.get, tokens)]
+    if [] in pieces:
+        what = f"nothing is said of {tokens[pieces.index([])]!r}"
+        raise UsageProblem(what, where="tune.tokens", remedy="describe it in words")
     embedding: Any = model.get_input_embeddings()
     head: Any = model.get_output_embeddings()
     _check_extensible(model)
@@ -111,10 +113,15 @@ def _tokens(
     if start > embedding.weight.shape[0]:
         what = f"the tokenizer has {start} tokens, the model {embedding.weight.shape[0]}"
         raise UsageProblem(what, where="tune.tokens", remedy="use the model's own tokenizer")
-    tokenizer.add_tokens(list(tokens))
-    if tokenizer.convert_tokens_to_ids(list(tokens)) != list(range(start, start + len(tokens))):
+    tokenizer.add_tokens(tokens)
+    if tokenizer.convert_tokens_to_ids(tokens) != list(range(start, start + len(tokens))):
         raise UsageProblem("this tokenizer does not number new tokens after its own", where="tune.tokens")
-    extend(model, start, _begin(embedding.weight, pieces, seed), _begin(head.weight, pieces, seed + 1))
+    rows = _begin(embedding.weight, pieces, seed), _begin(head.weight, pieces, seed + 1)
+    if tune.what == "all":
+        lengthen(model, start, *rows)
+        model.requires_grad_(True)
+    else:
+        extend(model, start, *rows)
 
 
 def _check_extensible(model: PreTrainedModel) -> None:

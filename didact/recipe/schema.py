@@ -179,6 +179,7 @@ class Symbols(Stage):
         default=("integers", "letters", "words"), min_length=1, description="of symbols"
     )
     longest: int = Field(default=500, gt=0, description="characters of a text; a longer one is cut at a word")
+    whole: bool = Field(default=False, description="learn every word of the prompts, as documents, not the last alone")
     instructions: dict[str, str] = Field(default_factory=dict, description="what a source asks, by its path")
     instructed: float = Field(default=0.5, ge=0, le=1, description="share of prompts that say the instruction")
 
@@ -247,9 +248,19 @@ def usual(name: str) -> Any:
 
 
 class Learning(Training, Taught):
-    """A stage of gradient descent."""
+    """A stage of gradient descent.
+
+    ``forgetting`` measures general text before and after, as bits per byte: a few thousand tokens of the language
+    reference, or all of ``general``.
+    """
 
     incidental = Stage.incidental | Training.incidental
+    forgetting: bool = False
+    general: Data | None = None
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said."""
+        return super().inputs() | ({("general",): self.general} if self.general else {})
 
 
 class Pretrain(Learning):
@@ -267,6 +278,7 @@ class Finetune(Learning):
 
     kind = "finetune"
     objective: ObjectiveSpec | None = usual("sft")
+    forgetting: bool = True
     overlong: Literal["drop", "window"] = "drop"
     learning_rate: float = Field(default_factory=lambda given: 2e-4 if given["tune"].what == "lora" else 1e-5, gt=0)
 

@@ -59,10 +59,13 @@ def _plain(value: Any) -> Any:
             return short[0] if len(short) == 1 else short
         case Source(path=path, weight=1.0, sample=None) if "#" not in path:
             return path
-        case Tune(what="all" | "head" as what):
+        case Tune(what="all" | "head" as what, tokens=()):
             return what
+        case Tune(what="all"):
+            return {"what": "all", "tokens": _plain(value.tokens)}
         case Tune(what=what):
-            return {what: _plain(getattr(value, what))}
+            own = {what: _plain(getattr(value, what))}
+            return own | {"tokens": _plain(value.tokens)} if value.tokens else own
         case Settings():
             return _fields(value)
         case dict():

@@ -191,6 +191,7 @@ class Life:
             self.mesh,
             self.say,
             dump(self.recipe),
+            self.parent,
         )
 
     def _adopt(self, stage: Stage, artifact: Artifact, name: str) -> None:

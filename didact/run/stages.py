@@ -1,5 +1,6 @@
 """What each stage does: its specification in, an artifact out. One function a kind."""
 
+import hashlib
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -7,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
@@ -37,6 +39,7 @@ from didact.objective.base import Objective, Teacher
 from didact.recipe.schema import Corpus, Evaluate, Learning, Links, Tokenizer
 from didact.rollout.diffusion import writer
 from didact.rollout.settings import Sampling
+from didact.run import forgetting
 from didact.run.folder import Artifact, StageFolder
 from didact.run.teach import taught
 from didact.text import tokenizer as tokenizers
@@ -56,6 +59,7 @@ class Ground:
     mesh: Mesh
     say: Callable[[str], None]
     recipe: str = ""
+    parent: str = ""
 
     def tokens(self) -> PreTrainedTokenizerFast:
         """The tokenizer in force, read afresh, since a stage may add tokens to it."""
@@ -122,12 +126,20 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     sources, counts, steps = _sources(stage, ground, renderer, objectives)
     heldout = _parts(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = _held_out(model, stage, heldout, ground, folder, Place())
+    general = _general(stage, ground, renderer, model)
+    knew = None if general is None else _knew(model, stage, general, ground)
     model.served = {name: value for source in sources for name, value in source.objective.served().items()}
     said: list[str] = []
     loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, both(ground.say, said.append), stage.name)
     done = loop.run()
     after = _held_out(model, stage, heldout, ground, folder, loop.place)
+    knows = None if general is None else evaluate(model, scorer(model), general, stage.context, ground.mesh)
     _save(model, stage, ground, renderer, folder)
+    if knew and knows:
+        ground.say(
+            f"{stage.name}: general text {knew.bits_per_byte:.3f} -> {knows.bits_per_byte:.3f} bits per byte"
+            " (forgetting: false leaves this out)"
+        )
     facts = {
         "steps": done.steps,
         "tokens": done.tokens,
@@ -146,6 +158,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
         "writes": not model.encoder,
         "processes": ground.mesh.size,
         "heldout": _before_after(before, after),
+        "general": _before_after(knew, knows),
     }
     return Artifact(model=folder.model, facts=facts)
 
@@ -284,6 +297,28 @@ def _held_out(
         with Metrics(path) as metrics:
             metrics.write(place.step, held_out=score.loss, trained_tokens=place.trained)
     return score
+
+
+def _general(stage: Learning, ground: Ground, renderer: Renderer, model: Model) -> list[Pieces] | None:
+    """The text that shows what is forgotten; None where it is not asked for, or the model writes none."""
+    if not stage.forgetting or model.encoder:
+        return None
+    if stage.general:
+        return _parts(stage.general, ground, renderer, stage.seed, stage.context)[0]
+    return cut([forgetting.general_text(renderer)], stage.context, "window")[0]
+
+
+def _knew(model: Model, stage: Learning, general: Sequence[Pieces], ground: Ground) -> Score:
+    """The score of the model the stage starts from, taken once for all stages that start from it."""
+
+    def score() -> Score:
+        return evaluate(model, scorer(model), general, stage.context, ground.mesh)
+
+    if ground.mesh.size > 1:
+        return score()
+    token = np.concatenate([part.corpus.token for part in general])
+    parts = [ground.parent, str(stage.context), str(stage.tune.meanings), str(model.net.dtype), stage.precision]
+    return forgetting.remembered(ground.cache, [*parts, hashlib.sha256(token.tobytes()).hexdigest()], score)
 
 
 def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, folder: StageFolder) -> None:

@@ -101,6 +101,8 @@ def _evaluations(one: Finished) -> list[Evaluation]:
     measured = dict(facts.get("evaluations", {}))
     if facts.get("heldout"):
         measured[f"{one.stage.name} held-out"] = facts["heldout"]
+    if facts.get("general"):
+        measured[f"{one.stage.name}: general text"] = facts["general"]
     taken: dict[str, Any] = facts.get("measures", {})
     return [
         *(

@@ -7,7 +7,7 @@ from typing import Any
 from didact.data.domain.writing import write
 from didact.data.settings import Data
 from didact.data.source import examples
-from didact.data.symbols import Labelled, Plan, gather, parted, vocabulary
+from didact.data.symbols import Labelled, Plan, document, gather, parted, vocabulary
 from didact.engine.durable import on_disk
 from didact.recipe.schema import Symbols
 from didact.run.folder import Artifact, StageFolder
@@ -29,7 +29,9 @@ def write_symbols(stage: Symbols, ground: Ground, folder: StageFolder) -> Artifa
         with on_disk(folder.path, "write the prompts"):
             for made in (learned, measured):
                 for name in made[0]:
-                    write(folder.path / f"{name}.jsonl", _lines(one[name] for one in made))
+                    lines = [one[name] for one in made]
+                    whole = stage.whole and name in ("train", "plain")
+                    write(folder.path / f"{name}.jsonl", _lines(map(document, lines) if whole else lines))
         facts = {"symbols": {"learned": _facts(train), "measured": _facts(apart)}}
     ground.mesh.barrier()
     return Artifact(outputs={name: folder.path / f"{name}.jsonl" for name in stage.outputs}, facts=facts)

@@ -233,3 +233,9 @@ def test_the_books_are_the_eighteen(tmp_path):
     books = sorted(fetched("gutenberg", tmp_path).rglob("*.txt"))
     assert len(books) == 18
     assert books[0].read_text(encoding="latin-1").startswith("[Emma by Jane Austen 1816]")
+
+
+@pytest.mark.download
+def test_the_lexicon_is_the_one_that_was_examined(tmp_path):
+    (lexicon,) = fetched("vader", tmp_path).rglob("vader_lexicon.txt")
+    assert len(lexicon.read_text(encoding="utf-8").splitlines()) == 7520

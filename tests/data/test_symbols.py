@@ -241,6 +241,14 @@ def test_the_stage_leaves_its_sets(folder):
     assert facts["measured"][0]["texts"].keys() < COLOURS.keys()
 
 
+def test_whole_prompts_are_documents(folder):
+    (folder / "r.yaml").write_text(RECIPE.replace("MORE", "whole: true"))
+    run_recipe(folder / "r.yaml", [], folder / "runs", print)
+    (left,) = (folder / "runs/r/stages").iterdir()
+    for name, fields in (("train", {"text"}), ("plain", {"text"}), ("unseen", {"prompt", "completion", "options"})):
+        assert {frozenset(json.loads(line)) for line in (left / f"{name}.jsonl").open()} == {frozenset(fields)}
+
+
 @pytest.mark.parametrize(
     ("more", "says"),
     [

@@ -3,6 +3,8 @@ import torch
 
 from didact.errors import UsageProblem
 from didact.model.extend import ExtendedEmbedding, ExtendedHead
+from didact.model.load import load
+from didact.model.save import save_model
 from didact.model.settings import Tune
 from didact.model.tune import apply
 from tests.model.folders import ARCHITECTURES, VOCABULARY, jolt, logits, tiny, tiny_tokenizer
@@ -79,6 +81,42 @@ def test_new_rows_start_at_the_mean_of_their_pieces():
     assert 0 < (row - mean).abs().max() < 0.1 * table.std()
 
 
+@pytest.mark.parametrize("tie", [True, False])
+@pytest.mark.parametrize("tokens", [["<a>"], {"<a>": "a word for it"}])
+@pytest.mark.parametrize("spare", [0, 21])
+def test_new_tokens_beside_everything(tie, tokens, spare):
+    """They stand in the tables themselves, which train whole; where described, they start at what is said of them."""
+    model, tokenizer = tiny(vocab_size=259 + spare, tie_word_embeddings=tie), tiny_tokenizer()
+    old, means = model.get_input_embeddings().weight.clone(), []
+    for table in (model.get_input_embeddings(), model.get_output_embeddings()):
+        said = tokenizer.encode("a word for it" if isinstance(tokens, dict) else "<a>")
+        means.append(table.weight[said].mean(0))
+    found = tune(model, {"what": "all", "tokens": tokens}, tokenizer)
+    assert found.count == found.total == model.num_parameters()
+    assert tokenizer.encode("x<a>")[-1] == 259
+    for table, mean in zip((model.get_input_embeddings(), model.get_output_embeddings()), means, strict=True):
+        assert table.weight.shape[0] == max(259 + spare, 260) == model.config.vocab_size
+        assert (table.weight[259] - mean).abs().max() < 0.1 * old.std()
+    assert torch.equal(model.get_input_embeddings().weight[:259], old[:259])
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("beside", [{"lora": {"rank": 2}}, {"last": 1}])
+def test_new_tokens_beside_a_part(architecture, beside, tmp_path):
+    """Their rows train with the LoRA or the last layers, the tables do not, and all is saved as it was trained."""
+    model, tokenizer = tiny(architecture), tiny_tokenizer()
+    alone = tune(tiny(architecture), beside).names
+    table = model.get_input_embeddings().weight.clone()
+    names = set(tune(model, {**beside, "tokens": {"<a>": "a word"}}, tokenizer).names)
+    assert set(alone) < names
+    assert all(".rows." in name for name in names - set(alone))
+    assert torch.equal(model.get_input_embeddings().weight[:259], table[:259])
+    jolt(model)
+    save_model(model, tokenizer, tmp_path / "saved")  # which compares logits
+    again = load(tmp_path / "saved", torch.float32)
+    assert torch.equal(again.get_input_embeddings().weight[:259], table[:259])
+
+
 def test_extended_modules_equal_the_standard_ones():
     table, rows = torch.nn.Embedding(7, 4), torch.nn.Embedding(3, 4)
     for start in (4, 6, 7):
@@ -98,6 +136,7 @@ def test_extended_modules_equal_the_standard_ones():
         ({"last": 3}, "2 layers, not 3"),
         ({"tokens": ["<bos>"]}, "token already"),
         ({"tokens": ["<a>", "<a>"]}, "token already"),
+        ({"tokens": {"<a>": ""}}, "nothing is said of '<a>'"),
         ({"lora": {"targets": ["zzz"]}}, "zzz"),
     ],
 )

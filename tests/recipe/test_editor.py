@@ -94,6 +94,7 @@ SHORT = [
     "    tune: {lora: }\n",
     "    tune: {last: 3}\n",
     "    tune: {tokens: [a]}\n",
+    "    tune: {tokens: {a: b}, lora: }\n",
     "    heldout: [a, {path: b, weight: 2}, c#3]\n",
     "    heldout: {path: b}\n",
     "    objective: my_module:Mine\n",

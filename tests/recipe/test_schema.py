@@ -132,7 +132,7 @@ def test_numbers_that_are_none(text):
         Pretrain(data="a", tokens=text)
 
 
-@pytest.mark.parametrize("tune", [{"last": 4, "lora": {}}, {"what": "all", "tokens": ["a"]}, "last", {"lra": {}}])
+@pytest.mark.parametrize("tune", [{"last": 4, "lora": {}}, {"what": "head", "tokens": ["a"]}, "last", {"lra": {}}])
 def test_tune_makes_one_choice(tune):
     with pytest.raises(ValidationError):
         Pretrain(data="a", tune=tune)
@@ -155,8 +155,8 @@ class TestDigest:
             "data": "b", "objective": "prefix", "heldout": "h", "epochs": 2, "max_steps": 3, "tokens": 4, "context": 8,
             "batch_size": 2, "pack": False, "overlong": "drop", "shuffle": False, "tune": "head", "optimizer": "muon",
             "learning_rate": 1, "muon_learning_rate": 1, "betas": (0, 0), "eps": 1, "weight_decay": 1,
-            "schedule": "wsd", "warmup_ratio": 1, "decay_ratio": 1, "min_ratio": 1, "grad_clip": 2,
-            "precision": "fp32", "seed": 1,
+            "layer_decay": 0.5, "unfreeze": 0.5, "schedule": "wsd", "warmup_ratio": 1, "decay_ratio": 1, "min_ratio": 1,
+            "grad_clip": 2, "precision": "fp32", "seed": 1, "forgetting": True, "general": "g",
         }  # fmt: skip
         fields = set(Pretrain.model_fields) - Pretrain.incidental - {"tasks"}
         assert fields == set(changes)

@@ -52,6 +52,9 @@ TUNE = st.one_of(
     st.sampled_from(["all", "head", "lora"]),
     st.integers(1, 9).map(lambda n: {"last": n}),
     st.lists(TEXT, min_size=1, max_size=3).map(lambda tokens: {"tokens": tokens}),
+    st.tuples(
+        st.sampled_from([{"what": "all"}, {"last": 1}, {"lora": None}, {}]), st.dictionaries(TEXT, TEXT, min_size=1)
+    ).map(lambda pair: {**pair[0], "tokens": pair[1]}),
     st.fixed_dictionaries(
         {"rank": st.integers(1, 99)},
         optional={"alpha": st.none() | st.floats(0.1, 99), "targets": st.lists(TEXT, max_size=3)},
