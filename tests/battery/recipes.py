@@ -12,6 +12,12 @@ SCRATCH = "{architecture: llama, size: 60k}"
 TOKENIZER = "{tokenizer: {data: docs.jsonl, vocab_size: 300}}"
 PRETRAIN = "{pretrain: {data: docs.jsonl, context: 32, batch_size: 2, max_steps: 1}}"
 
+
+def links(settings: str):
+    """A recipe that pairs documents without links."""
+    return recipe(f"{{links: {{data: docs.jsonl, {settings}}}}}, {PRETRAIN}")
+
+
 CASES = [
     # --- the file -------------------------------------------------------------------------------------------
     Case("no recipe", nothing, "run absent.yaml", 2, "absent.yaml: no such recipe"),
@@ -145,4 +151,17 @@ CASES = [
     Case("chat about nothing", nothing, "chat base --prompt=", 2, "the prompt is empty"),
     Case("chat too cold", nothing, "chat base --prompt x --temperature -1", 2, "--temperature"),
     Case("chat on no device", nothing, "chat base --prompt x --device tpu", 2, "tpu"),
+    # --- links ----------------------------------------------------------------------------------------------
+    Case("relation twice", links("relations: [linked, linked]"), RUN, 2, "each relation counts once"),
+    Case("unknown relation", links("relations: [near]"), RUN, 2, "recipe.yaml:3"),
+    Case("unknown graph", links("graph: webb"), RUN, 2, "recipe.yaml:3"),
+    Case("no links", links("relations: [linked]"), RUN, 3, "docs.jsonl: no document points at another; set graph"),
+    Case("one segment a document", links("graph: neighbours"), RUN, 3, "can be first in a pair of every relation"),
+    Case(
+        "relations of plain documents",
+        pretrain("context: 32, objective: linked"),
+        RUN,
+        2,
+        "reads pairs of texts; give it what a links stage leaves",
+    ),
 ]
