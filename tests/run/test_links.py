@@ -2,6 +2,10 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -112,3 +116,17 @@ def test_documents_without_links_are_paired_without_them(pages):
     assert any("no document points at another, so pairs are contiguous and random only" in line for line in pages.said)
     lines = (pages.stages("links")[0] / "pairs.jsonl").read_text().splitlines()
     assert {json.loads(line)["relation"] for line in lines} == {"contiguous", "random"}
+
+
+@pytest.mark.slow
+def test_two_processes_save_the_head_that_one_does(pages):
+    pages.recipe(LINKS, LEARN.replace("max_steps", "precision: fp32, max_steps"), more="device: cpu\n")
+    found = []
+    for runs, options in (("one", ()), ("two", ("--nproc", "2"))):
+        command = [sys.executable, "-m", "didact", "run", "recipe.yaml", "--runs", runs, *options]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parents[2])}
+        subprocess.run(command, cwd=pages.folder, env=environment, check=True, capture_output=True, timeout=300)
+        found.append(heads(next((pages.folder / runs).rglob("heads.safetensors")).parent))
+    assert found[0].keys() == found[1].keys()
+    for name, tensor in found[0].items():
+        torch.testing.assert_close(found[1][name], tensor, atol=1e-5, rtol=1e-3)
