@@ -334,7 +334,7 @@ def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, fol
             net.load_state_dict({name: value.to(dtype) for name, value in state.items()})
             Model(net).served = model.served
     if ground.mesh.main:
-        template = renderer.template if isinstance(renderer.template, str) else None
+        template = renderer.template if isinstance(renderer.template, str) and net.can_generate() else None
         extra = {"recipe.yaml": ground.recipe}
         stops = renderer.stops
         save_model(net, tokenizer, folder.model, stops=stops, template=template, heads=beside, extra_files=extra)

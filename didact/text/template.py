@@ -55,10 +55,11 @@ CHATML = _CHATML.replace("BEGIN", "''").replace("END", "'<|im_end|>'")
 def chatml(tokenizer: PreTrainedTokenizerFast, bos: bool) -> str:
     """The template of a tokenizer that came without: ChatML, closed by a token this model knows.
 
-    Turns end with ``<|im_end|>`` where the vocabulary has it and with the end-of-sequence token otherwise, so
-    that stopping is always one token; the turn's header may then be plain text.
+    Turns end with ``<|im_end|>`` where the vocabulary has it and with the end-of-sequence token otherwise (an encoder's
+    separator), so that stopping is always one token; the turn's header may then be plain text.
     """
-    end = "'<|im_end|>'" if "<|im_end|>" in tokenizer.get_added_vocab() else "eos_token"
+    closing = "eos_token" if tokenizer.eos_token else "sep_token"
+    end = "'<|im_end|>'" if "<|im_end|>" in tokenizer.get_added_vocab() else closing
     return _CHATML.replace("BEGIN", "bos_token" if bos else "''").replace("END", end)
 
 

@@ -14,6 +14,7 @@ from didact.data.stream import TokenStream
 from didact.errors import DataProblem
 from didact.text.render import Renderer
 from didact.text.tokenizer import train
+from tests.model.folders import tiny_tokenizer
 
 PAIRS = [
     Texts("a:1", ("what is one", "one is a number", "two is not"), ("query", "document", "document"), 1.0),
@@ -106,3 +107,10 @@ def test_one_source_does_not_mix_kinds(renderer):
 
 def test_numbers_are_written_in_their_order(renderer):
     assert np.array_equal(in_memory(PAIRS, renderer).value, np.float32([1, -2, 0]))
+
+
+def test_a_tokenizer_with_a_separator_and_no_end_is_read():
+    tokenizer = tiny_tokenizer()
+    tokenizer.eos_token, tokenizer.sep_token = None, "<eos>"
+    assert Renderer(tokenizer).stops == (1,)
+    assert Renderer(tokenizer).key
