@@ -33,7 +33,8 @@ def candidates(prob: Tensor, sampling: Sampling) -> tuple[Tensor, Tensor]:
     if sampling.top_k:
         top = top / top.sum()  # top_p is a share of what top_k has left
     before = top.cumsum(0) - top  # a token stays if those likelier hold less than top_p
-    keep = (before < sampling.top_p) & (top >= sampling.min_p * top[0])
+    whole = sampling.top_p >= 1  # rounded sums reach 1 before the last token does
+    keep = ((before < sampling.top_p) | whole) & (top >= sampling.min_p * top[0])
     return top[keep], token[keep]
 
 

@@ -68,7 +68,7 @@ CASES = [
     Case("LoRA on nothing", pretrain("context: 32, tune: {lora: {targets: [nix]}}"), RUN, 2, "nix"),
     Case("gate on nothing", recipe("{evaluate: {data: {d: docs.jsonl}, gate: {e: 1.0}}}"), RUN, 2, "the sets are: d"),
     Case("gate of zero", recipe("{evaluate: {data: {d: docs.jsonl}, gate: {d: 0}}}"), RUN, 2, "recipe.yaml:3"),
-    Case("evaluates nothing", recipe("{evaluate: {}}"), RUN, 2, "'data' to measure"),
+    Case("evaluates nothing", recipe("{evaluate: {}}"), RUN, 2, "'measures' to measure"),
     Case("data and tasks", recipe("{pretrain: {data: docs.jsonl, tasks: [{data: x}]}}"), RUN, 2, "recipe.yaml:3"),
     Case("no data", recipe("{pretrain: {context: 32}}"), RUN, 2, "missing key 'data'"),
     Case("empty path", recipe("{pretrain: {data: ''}}"), RUN, 2, "recipe.yaml:3"),
@@ -107,7 +107,7 @@ CASES = [
         recipe(f"{TOKENIZER}, {PRETRAIN}", base="{architecture: lama}"),
         RUN,
         2,
-        "no causal language model called 'lama'",
+        "no causal or masked language model called 'lama'",
         done=1,
     ),
     Case(

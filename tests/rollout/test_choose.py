@@ -60,6 +60,14 @@ def test_candidates_equal_the_definition(way, seed):
     assert all(abs(found[i] - p) < 1e-5 for i, p in wanted.items())
 
 
+def test_the_whole_distribution_keeps_what_rounding_hides():
+    way = Sampling(temperature=0.3, top_k=10, top_p=1.0)
+    prob, token = candidates((logits(0) / way.temperature).softmax(-1), way)
+    assert len(token) == 10
+    assert set(token.tolist()) == set(by_hand(logits(0), way))
+    assert (prob > 0).all()
+
+
 @given(ways, st.integers(0, 1000), st.sampled_from([1.0, 0.7, 1.6]))
 def test_candidates_equal_transformers(way, seed, penalty):
     seen = torch.tensor([0, 3, 5])
