@@ -85,7 +85,7 @@ def train(job: Job) -> Measured:
 
 
 def _loop(model: Model, settings: Training, job: Job) -> Measured:
-    optimizer = Optimizer(model, settings, model.outer())
+    optimizer = Optimizer(model, settings)
     mesh, batch = Mesh(torch.device("cpu")), rows if job.options["rows"] else packed
 
     def stream() -> Iterator[tuple[Batch, int]]:
