@@ -27,6 +27,7 @@ from didact.model.model import Model
 from didact.model.settings import Tune
 from didact.model.tune import apply
 from didact.objective import resolve
+from didact.objective.base import Objective
 from didact.objective.contrast import Contrast
 from didact.rng import Rng
 from didact.text import tokenizer as tokenizers
@@ -81,28 +82,31 @@ def train(job: Job) -> Measured:
     model.check()
     model.train()
     model = compiled(model, settings, len(job.inputs.steps))
-    return _loop(model, settings, job)
+    return _loop(model, settings, Task("bench", _objective(job), _stream(job)), len(job.inputs.steps), micro_rows=64)
 
 
-def _loop(model: Model, settings: Training, job: Job) -> Measured:
-    optimizer = Optimizer(model, settings)
-    mesh, batch = Mesh(torch.device("cpu")), rows if job.options["rows"] else packed
+def _stream(job: Job) -> Iterator[tuple[Batch, int]]:
+    batch = rows if job.options["rows"] else packed
+    for number, documents in enumerate(job.inputs.steps):
+        yield batch(documents), number
 
-    def stream() -> Iterator[tuple[Batch, int]]:
-        for number, documents in enumerate(job.inputs.steps):
-            yield batch(documents), number
 
+def _objective(job: Job) -> Objective:
     objective = resolve(job.options["objective"], {})
-    if objective.needs_mask:
-        objective = objective.bind(tokenizers.vocabulary(tokenizers.load(Path(job.inputs.model))))
-    tasks = [Task("bench", objective, stream())]
+    if not objective.needs_mask:
+        return objective
+    return objective.bind(tokenizers.vocabulary(tokenizers.load(Path(job.inputs.model))))
+
+
+def _loop(model: Model, settings: Training, task: Task, steps: int, micro_rows: int) -> Measured:
+    optimizer, mesh = Optimizer(model, settings), Mesh(torch.device("cpu"))
     clock, losses, tokens = Clock(), [], []
-    for number in range(len(job.inputs.steps)):
-        step = take_step(model, tasks, mesh, Rng(0, number), micro_rows=64)
+    for number in range(steps):
+        step = take_step(model, [task], mesh, Rng(0, number), micro_rows)
         optimizer.clip(settings.grad_clip)
         optimizer.step(1.0)
         optimizer.zero()
-        losses.append(step.total(tasks))
+        losses.append(step.total([task]))
         tokens.append(step.tokens)
         clock.lap()
     return Measured(clock.laps, tokens, losses)
@@ -145,18 +149,8 @@ def contrast(job: Job) -> Measured:
     parts = cut([in_memory(pairs, renderer)], model.served["embedding"]["length"], "window")[0]
     stream = TokenStream(parts, 0, len(job.inputs.steps[0]), 0, shuffle=False)
     model = compiled(model.train(), settings, len(job.inputs.steps))
-    optimizer, mesh = Optimizer(model, settings), Mesh(torch.device("cpu"))
-    tasks = [Task("bench", objective, stream.start(0))]
-    clock, losses, tokens = Clock(), [], []
-    for number in range(len(job.inputs.steps)):
-        step = take_step(model, tasks, mesh, Rng(0, number), micro_rows=job.options["chunk"])
-        optimizer.clip(settings.grad_clip)
-        optimizer.step(1.0)
-        optimizer.zero()
-        losses.append(step.total(tasks))
-        tokens.append(step.tokens)
-        clock.lap()
-    return Measured(clock.laps, tokens, losses)
+    task = Task("bench", objective, stream.start(0))
+    return _loop(model, settings, task, len(job.inputs.steps), job.options["chunk"])
 
 
 def encode(job: Job) -> Measured:

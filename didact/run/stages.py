@@ -105,7 +105,6 @@ def tokenizer(stage: Tokenizer, ground: Ground, folder: StageFolder) -> Artifact
 def links(stage: Links, ground: Ground, folder: StageFolder) -> Artifact:
     """Draws pairs of linked documents."""
     from didact.data.links.build import build
-    from didact.data.source import examples
 
     facts: dict[str, Any] = {}
     if ground.mesh.main:
