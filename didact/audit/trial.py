@@ -32,12 +32,12 @@ from didact.model.save import save_model
 from didact.model.settings import Scratch
 from didact.objective.base import Objective, Teacher
 from didact.recipe import Learning, load
-from didact.recipe.schema import TaskSpec
+from didact.recipe.learning import TaskSpec
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.folder import run_folder
+from didact.run.learn import bound, tokenizer_for
 from didact.run.life import Life
-from didact.run.stages import bound, tokenizer_for
 from didact.text.render import Renderer
 
 EXAMPLES = 24  # of each source

@@ -10,7 +10,8 @@ from pydantic import BaseModel, ValidationError
 from didact.engine.settings import Training
 from didact.errors import UsageProblem
 from didact.recipe import alias
-from didact.recipe.schema import KINDS, Learning, Recipe
+from didact.recipe.learning import Learning
+from didact.recipe.schema import KINDS, Recipe
 from didact.recipe.tree import Spot, Tree
 from didact.settings import Settings
 

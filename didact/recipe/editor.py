@@ -7,7 +7,9 @@ from pydantic.json_schema import GenerateJsonSchema
 from pydantic_core.core_schema import IntSchema
 
 from didact.recipe import alias
-from didact.recipe.schema import KINDS, Compare, Learning, Recipe, Stage
+from didact.recipe.learning import Learning
+from didact.recipe.schema import KINDS, Compare, Recipe
+from didact.recipe.stage import Stage
 from didact.settings import HUMANE
 
 Schema = dict[str, Any]

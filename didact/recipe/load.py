@@ -11,7 +11,9 @@ from pydantic import ValidationError
 from didact.errors import UsageProblem
 from didact.recipe import alias
 from didact.recipe.complain import complaint, did_you_mean, near, show
-from didact.recipe.schema import KINDS, Learning, Recipe, stage_names
+from didact.recipe.learning import Learning
+from didact.recipe.schema import KINDS, Recipe
+from didact.recipe.stage import stage_names
 from didact.recipe.tree import Spot, Tree, parse, read
 
 

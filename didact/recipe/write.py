@@ -9,8 +9,10 @@ from ruamel.yaml.representer import SafeRepresenter
 
 from didact.data.settings import Data, Source
 from didact.model.settings import Tune
+from didact.recipe.learning import ObjectiveSpec
 from didact.recipe.measured import MeasureSpec
-from didact.recipe.schema import ObjectiveSpec, Recipe, Stage
+from didact.recipe.schema import Recipe
+from didact.recipe.stage import Stage
 from didact.settings import Settings
 
 

@@ -11,11 +11,11 @@ from didact.data.domain.writing import held_out, publish
 from didact.data.formats import Conversation, Example
 from didact.data.source import examples
 from didact.errors import DataProblem, UsageProblem
-from didact.recipe.schema import Answer
+from didact.recipe.making import Answer
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.folder import Artifact, StageFolder
-from didact.run.stages import Ground, opened
+from didact.run.ground import Ground, opened
 from didact.text.template import Message
 
 

@@ -6,8 +6,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from didact.recipe.judging import Evaluate
+from didact.recipe.learning import Learning
 from didact.recipe.measured import expectation
-from didact.recipe.schema import Compare, Evaluate, Learning, Stage
+from didact.recipe.schema import Compare
+from didact.recipe.stage import Stage
 from didact.run.folder import Artifact, StageFolder
 
 if TYPE_CHECKING:

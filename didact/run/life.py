@@ -15,30 +15,21 @@ from didact.engine.train import rows_per_process
 from didact.errors import UsageProblem
 from didact.model.load import check_folder
 from didact.model.settings import Scratch
-from didact.recipe.schema import (
-    Answer,
-    Compare,
-    Corpus,
-    Evaluate,
-    Finetune,
-    Learning,
-    Links,
-    Mine,
-    Pretrain,
-    Recipe,
-    Stage,
-    Symbols,
-    Tokenizer,
-    stage_digest,
-)
+from didact.recipe.judging import Evaluate
+from didact.recipe.learning import Finetune, Learning, Pretrain
+from didact.recipe.making import Answer, Corpus, Links, Mine, Symbols, Tokenizer
+from didact.recipe.schema import Compare, Recipe
+from didact.recipe.stage import Stage, stage_digest
 from didact.recipe.write import dump
-from didact.run import stages
+from didact.run import make
 from didact.run.answer import answer
 from didact.run.compare import compare
+from didact.run.evaluate import evaluate_stage
 from didact.run.find import find_model
 from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
+from didact.run.ground import Ground
+from didact.run.learn import learn
 from didact.run.mine import mine
-from didact.run.stages import Ground
 from didact.run.symbols import write_symbols
 from didact.run.teach import SELF
 
@@ -213,13 +204,13 @@ def _learning(stage: Stage) -> list[Learning]:
 INDEPENDENT = (Corpus, Tokenizer, Links, Symbols)  # what they leave does not depend on the model so far
 
 DO: dict[type[Stage], Callable[..., Artifact]] = {
-    Corpus: stages.corpus,
-    Tokenizer: stages.tokenizer,
-    Links: stages.links,
+    Corpus: make.corpus,
+    Tokenizer: make.tokenizer,
+    Links: make.links,
     Symbols: write_symbols,
     Mine: mine,
-    Pretrain: stages.learn,
-    Finetune: stages.learn,
+    Pretrain: learn,
+    Finetune: learn,
     Answer: answer,
-    Evaluate: stages.evaluate_stage,
+    Evaluate: evaluate_stage,
 }

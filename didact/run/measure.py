@@ -9,10 +9,11 @@ from typing import Any
 from didact.data.fetch import cache_dir
 from didact.data.settings import Data
 from didact.engine.mesh import Mesh, pick_device
-from didact.recipe.schema import Evaluate
+from didact.recipe.judging import Evaluate
+from didact.run.evaluate import evaluate_stage
 from didact.run.folder import StageFolder
+from didact.run.ground import Ground
 from didact.run.named import locate
-from didact.run.stages import Ground, evaluate_stage
 
 
 def measure(

@@ -10,9 +10,9 @@ from didact.data.source import examples
 from didact.engine.durable import on_disk
 from didact.measure.recall import belongings, paired
 from didact.model.embed import Embedder
-from didact.recipe.schema import Mine
+from didact.recipe.making import Mine
 from didact.run.folder import Artifact, StageFolder
-from didact.run.stages import Ground, opened
+from didact.run.ground import Ground, opened
 
 ROWS = 1024  # anchors whose scores are made at once
 

@@ -12,7 +12,7 @@ from didact.engine.mesh import pick_device
 from didact.errors import DataProblem, UsageProblem
 from didact.model.model import Model
 from didact.run.find import find_model
-from didact.run.stages import opened
+from didact.run.ground import opened
 from didact.text.render import Renderer
 
 

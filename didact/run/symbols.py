@@ -9,9 +9,9 @@ from didact.data.settings import Data
 from didact.data.source import examples
 from didact.data.symbols import Labelled, Plan, document, gather, parted, vocabulary
 from didact.engine.durable import on_disk
-from didact.recipe.schema import Symbols
+from didact.recipe.making import Symbols
 from didact.run.folder import Artifact, StageFolder
-from didact.run.stages import Ground
+from didact.run.ground import Ground
 
 
 def write_symbols(stage: Symbols, ground: Ground, folder: StageFolder) -> Artifact:

@@ -27,7 +27,7 @@ from didact.text import tokenizer as tokenizers
 from didact.text.render import Renderer
 
 if TYPE_CHECKING:
-    from didact.run.stages import Ground
+    from didact.run.ground import Ground
 
 SELF = "self"
 

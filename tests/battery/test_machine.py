@@ -133,7 +133,7 @@ def test_files_may_not_grow(world, didact, limit, kilobytes):
     assert done(world) == 1
 
 
-@pytest.mark.parametrize("step", ["run.stages.save_model", "text.tokenizer.save", "run.summary.write_report"])
+@pytest.mark.parametrize("step", ["run.learn.save_model", "text.tokenizer.save", "run.summary.write_report"])
 def test_the_disk_fills_up_late(world, didact, limit, monkeypatch, step):
     """After the training is done, in the middle of what is written then."""
     lower, lift = limit

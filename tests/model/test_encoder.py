@@ -6,6 +6,7 @@ from transformers import AutoConfig, AutoModel, AutoModelForMaskedLM, AutoModelF
 
 from didact.audit import laws
 from didact.batch import Batch
+from didact.engine.evaluate import scorer
 from didact.errors import UsageProblem
 from didact.model import attention, encoder, lora
 from didact.model.encoder import kind_of, positions
@@ -20,7 +21,6 @@ from didact.objective.tokens import Causal, whole_reach
 from didact.rng import Rng
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
-from didact.run.stages import scorer
 from didact.text import tokenizer as tokenizers
 from tests.model.folders import VOCABULARY, jolt, tiny_tokenizer
 from tests.toy import toy_stream, toy_vocabulary

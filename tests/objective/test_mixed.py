@@ -6,7 +6,7 @@ import torch
 from didact.engine.mesh import Mesh
 from didact.engine.train import Loop, Source
 from didact.objective import resolve
-from didact.recipe.schema import Pretrain
+from didact.recipe.learning import Pretrain
 from tests.toy import toy_model, toy_stream, toy_vocabulary
 
 STEPS, ROWS = 40, 16

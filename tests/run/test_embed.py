@@ -10,12 +10,12 @@ import torch
 from didact.engine.mesh import Mesh
 from didact.errors import DataProblem, UsageProblem
 from didact.model.save import save_model
-from didact.recipe.schema import Mine
+from didact.recipe.making import Mine
 from didact.run.command import run_recipe
 from didact.run.embed import embed
 from didact.run.folder import StageFolder
+from didact.run.ground import Ground
 from didact.run.mine import mine, nearest
-from didact.run.stages import Ground
 from tests.model.folders import tiny, tiny_tokenizer
 
 PAIRS = [{"anchor": f"what is {n}?", "positive": f"the number {n * n} of {n}"} for n in range(12)]

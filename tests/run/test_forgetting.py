@@ -54,7 +54,7 @@ def test_a_fine_tuning_stage_says_what_was_forgotten(world, monkeypatch):  # noq
     assert line.startswith(f"finetune: general text {found['before']:.3f} -> {found['after']:.3f} bits per byte")
     assert 0 < found["tokens"] <= forgetting.TOKENS
     assert "finetune: general text" in (world.folder / "runs/r/report.html").read_text()
-    monkeypatch.setattr("didact.run.stages.forgetting.remembered", lambda *given: pytest.fail("asked for a score"))
+    monkeypatch.setattr("didact.run.learn.forgetting.remembered", lambda *given: pytest.fail("asked for a score"))
     world.run("finetune.forgetting=false")
     assert not any("general text" in line for line in world.said)
 

@@ -150,7 +150,7 @@ def test_a_stage_that_was_killed_runs_again(world, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("didact.run.stages.save_model", killed)
+        patched.setattr("didact.run.learn.save_model", killed)
         with pytest.raises(KeyboardInterrupt):
             world.run()
     (folder,) = world.stages("pretrain")
@@ -166,7 +166,7 @@ def test_held_out_loss_is_recorded_before_and_after_once(world, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patched:
-        patched.setattr("didact.run.stages.save_model", killed)
+        patched.setattr("didact.run.learn.save_model", killed)
         with pytest.raises(KeyboardInterrupt):
             world.run()
     world.run()

@@ -1,30 +1,21 @@
-"""What each stage does: its specification in, an artifact out. One function a kind."""
+"""A stage of gradient descent: data and model in, a standard checkpoint folder out."""
 
 import hashlib
-import random
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
-from didact import measure as measures
-from didact.data.pieces import Counts, Pieces, cut, filled, total
-from didact.data.sets import subset, tokenized
-from didact.data.settings import Data
-from didact.data.source import examples
+from didact.data.pieces import Counts, Pieces, cut, total
 from didact.data.stream import TokenStream
-from didact.engine.durable import on_disk
 from didact.engine.evaluate import Score, evaluate, scorer
-from didact.engine.mesh import Mesh
 from didact.engine.metrics import Metrics, read
 from didact.engine.precision import pick_dtype
 from didact.engine.train import Loop, Place, Source, length
-from didact.errors import DataProblem, UsageProblem
+from didact.errors import UsageProblem
 from didact.model import attention, heads
 from didact.model.encoder import positions
 from didact.model.extend import fit
@@ -32,86 +23,15 @@ from didact.model.load import load
 from didact.model.model import Model
 from didact.model.save import save_model
 from didact.model.scratch import build
-from didact.model.settings import Scratch
 from didact.model.tune import Tuned, apply
 from didact.objective import resolve
-from didact.objective.base import Objective, Teacher
-from didact.recipe.schema import Corpus, Evaluate, Learning, Links, Tokenizer
-from didact.rollout.diffusion import writer
-from didact.rollout.settings import Sampling
+from didact.objective.base import Objective
+from didact.recipe.learning import Learning
 from didact.run import forgetting
 from didact.run.folder import Artifact, StageFolder
-from didact.run.teach import taught
+from didact.run.ground import Ground, before_after, check_vocabulary, endings, parts_of
 from didact.text import tokenizer as tokenizers
 from didact.text.render import Renderer
-
-
-@dataclass(frozen=True)
-class Ground:
-    """What a stage stands on: where the model is now, what earlier stages left, this process, and a voice."""
-
-    model: Path | None
-    scratch: Scratch | None
-    tokenizer: Path | None
-    base: Path | None
-    outputs: Mapping[str, Path]
-    cache: Path
-    mesh: Mesh
-    say: Callable[[str], None]
-    recipe: str = ""
-    parent: str = ""
-
-    def tokens(self) -> PreTrainedTokenizerFast:
-        """The tokenizer in force, read afresh, since a stage may add tokens to it."""
-        folder = self.tokenizer or self.model
-        if folder is None:
-            raise UsageProblem("a model from scratch needs a tokenizer", remedy="put a tokenizer stage before it")
-        return tokenizers.load(folder)
-
-    def renderer(self, new: Sequence[str] = ()) -> Renderer:
-        """The renderer of the tokenizer in force, with the tokens that a stage will add."""
-        tokenizer = self.tokens()
-        tokenizer.add_tokens(list(new))
-        return Renderer(tokenizer)
-
-
-def corpus(stage: Corpus, ground: Ground, folder: StageFolder) -> Artifact:
-    """Builds a domain's files."""
-    from didact.data import domain
-
-    provenance: dict[str, Any] = {}
-    if ground.mesh.main:
-        with on_disk(folder.path, "make the corpus"):
-            provenance = domain.build(stage.domain, folder.path, stage.holdout, stage.seed, ground.say, stage.only)
-    ground.mesh.barrier()
-    outputs = {name: folder.path / f"{name}.jsonl" for name in stage.outputs}
-    return Artifact(outputs={name: path for name, path in outputs.items() if path.exists()}, facts=provenance)
-
-
-def tokenizer(stage: Tokenizer, ground: Ground, folder: StageFolder) -> Artifact:
-    """Trains a tokenizer on the text of the data."""
-    from didact.data.corpus import trained_text
-
-    where = folder.path / "tokenizer"
-    if ground.mesh.main:
-        sources = examples(stage.data, ground.outputs, stage.seed)
-        trained = tokenizers.train((trained_text(e) for found in sources for e in found), stage.vocab_size)
-        with on_disk(where, "write the tokenizer"):
-            tokenizers.save(trained, where, 1 << 20)
-    ground.mesh.barrier()
-    return Artifact(tokenizer=where, facts={"vocab_size": stage.vocab_size})
-
-
-def links(stage: Links, ground: Ground, folder: StageFolder) -> Artifact:
-    """Draws pairs of linked documents."""
-    from didact.data.links.build import build
-
-    facts: dict[str, Any] = {}
-    if ground.mesh.main:
-        with on_disk(folder.path, "make the pairs"):
-            facts = build(examples(stage.data, ground.outputs, stage.seed), stage, stage.seed, folder.path, ground.say)
-    ground.mesh.barrier()
-    return Artifact(outputs={name: folder.path / f"{name}.jsonl" for name in stage.outputs}, facts=facts)
 
 
 def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
@@ -123,7 +43,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     renderer = Renderer(tokenizer, endings(model.net))  # after tuning, which may have added tokens
     objectives = bound(stage, tokenizer, model.served)
     sources, counts, steps = _sources(stage, ground, renderer, objectives)
-    heldout = _parts(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
+    heldout = parts_of(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = _held_out(model, stage, heldout, ground, folder, Place())
     general = _general(stage, ground, renderer, model)
     knew = None if general is None else _knew(model, stage, general, ground)
@@ -156,41 +76,10 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
         "parameters": tuned.total,
         "writes": not model.encoder,
         "processes": ground.mesh.size,
-        "heldout": _before_after(before, after),
-        "general": _before_after(knew, knows),
+        "heldout": before_after(before, after),
+        "general": before_after(knew, knows),
     }
     return Artifact(model=folder.model, facts=facts)
-
-
-def evaluate_stage(stage: Evaluate, ground: Ground, folder: StageFolder) -> Artifact:
-    """Bits per byte of each set and answers to the samples, beside the base's."""
-    if ground.model is None:
-        raise UsageProblem("there is no model to evaluate yet", where=stage.name, remedy="train one before this stage")
-    names = ", ".join([*stage.data, *stage.measures]) or "answers"
-    ground.say(f"measuring {names} after")
-    after, said_after, taken_after = _measure(stage, ground.model, ground)
-    before, said_before, taken_before = {}, [], {}
-    if stage.against == "base" and ground.base is not None:
-        ground.say(f"measuring {names} before")
-        before, said_before, taken_before = _measure(stage, ground.base, ground)
-    breaches = [
-        f"{name}: {after[name].bits_per_byte:.4f} bits per byte, the gate allows {ceiling}"
-        for name, ceiling in stage.gate.items()
-        if not after[name].bits_per_byte <= ceiling  # a score that is no number passes no gate
-    ]
-    facts = {
-        "evaluations": {name: _before_after(before.get(name), score) for name, score in after.items()},
-        "samples": [
-            {"prompt": prompt, "before": said_before[i] if said_before else None, "after": said_after[i]}
-            for i, prompt in enumerate(stage.samples)
-        ],
-        "measures": {
-            name: {**taken, "before": taken_before[name]["value"]} if taken_before else taken
-            for name, taken in taken_after.items()
-        },
-        "breaches": breaches,
-    }
-    return Artifact(facts=facts)
 
 
 def bound(
@@ -254,35 +143,6 @@ def _net(
     return net, apply(net, stage.tune, tokenizer, stage.seed)
 
 
-def opened(where: Path, device: torch.device, dtype: torch.dtype | None = None) -> tuple[Model, Renderer]:
-    """A finished model on a device, in ``dtype`` or the device's own, and what reads text for it."""
-    attention.register()
-    net = load(where, dtype or pick_dtype("auto", device))
-    renderer = Renderer(tokenizers.load(where), endings(net))
-    check_vocabulary(net, renderer.tokenizer, where)
-    model = Model(net)
-    heads.restore(model, where)
-    return model.to(device), renderer
-
-
-def check_vocabulary(net: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, where: Path) -> None:
-    """Raises DataProblem where the tokenizer has ids beyond the model's table: the two belong to different models."""
-    table: Any = net.get_input_embeddings()
-    rows, size = table.weight.shape[0], max(tokenizer.get_vocab().values()) + 1
-    if size > rows:
-        raise DataProblem(
-            f"the tokenizer has {size:,} tokens, the model's table {rows:,} rows",
-            where=str(where),
-            remedy="use the tokenizer files the model was published with",
-        )
-
-
-def endings(net: PreTrainedModel) -> list[int]:
-    """The ids with which the model's own generation settings end."""
-    ends = net.generation_config.eos_token_id if net.can_generate() and net.generation_config else None
-    return ends if isinstance(ends, list) else [] if ends is None else [ends]
-
-
 def _held_out(
     model: Model, stage: Learning, parts: Sequence[Pieces] | None, ground: Ground, folder: StageFolder, place: Place
 ) -> Score | None:
@@ -303,7 +163,7 @@ def _general(stage: Learning, ground: Ground, renderer: Renderer, model: Model) 
     if not stage.forgetting or model.encoder:
         return None
     if stage.general:
-        return _parts(stage.general, ground, renderer, stage.seed, stage.context)[0]
+        return parts_of(stage.general, ground, renderer, stage.seed, stage.context)[0]
     return cut([forgetting.general_text(renderer)], stage.context, "window")[0]
 
 
@@ -347,7 +207,7 @@ def _sources(
     sources, all_counts, steps = [], [], 0
     for task, objective in zip(stage.task_list, objectives, strict=True):
         reading = renderer.embedding(objective.served())
-        parts, counts = _parts(
+        parts, counts = parts_of(
             task.data,
             ground,
             reading,
@@ -376,67 +236,6 @@ def _sources(
     return sources, total(all_counts), steps
 
 
-def _parts(
-    data: Data,
-    ground: Ground,
-    renderer: Renderer,
-    seed: int,
-    context: int,
-    limit: int | None = None,
-    overlong: Literal["drop", "window"] = "window",
-    joined: bool = False,
-    teacher: Teacher | None = None,
-    fill: int = 1,
-) -> tuple[list[Pieces], Counts]:
-    if not ground.mesh.main:
-        ground.mesh.barrier()  # the first process fills the cache
-    corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens")
-    if teacher:
-        corpora = taught(teacher, data, corpora, ground, renderer, seed, context)
-    if ground.mesh.main:
-        ground.mesh.barrier()
-    if limit:
-        corpora = [subset(c, limit, seed) for c in corpora]
-    if fill > 1:
-        corpora = [filled(c, fill) for c in corpora]
-    return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources), joined)
-
-
-def _measure(
-    stage: Evaluate, where: Path, ground: Ground
-) -> tuple[dict[str, Score], list[str], dict[str, dict[str, Any]]]:
-    """Scores, answers and measures of one model with its own tokenizer: bits per byte compare across tokenizers."""
-    model, renderer = opened(where, ground.mesh.device)
-    model.check()
-    context = min(stage.context, positions(model.net.config))
-    if stage.data and context < stage.context:
-        ground.say(f"{stage.name}: the model has {context} positions, so it reads windows of {context} tokens")
-    if stage.data and "text_diffusion" in model.served:
-        ground.say(f"{stage.name}: bits per byte of a diffusion model are an upper bound")
-    sets = {
-        name: _parts(data, ground, renderer, stage.seed, context, stage.limit)[0] for name, data in stage.data.items()
-    }
-    scores = {name: evaluate(model, scorer(model), parts, context, ground.mesh) for name, parts in sets.items()}
-    prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in stage.samples]
-    greedy = Sampling(temperature=0, max_new_tokens=stage.max_new_tokens)
-    answers = writer(model, renderer.decode, renderer.stops).generate(prompts, greedy)
-    return scores, [answer.text for answer in answers], _taken(stage, model.eval(), renderer, ground)
-
-
-def _taken(stage: Evaluate, model: Model, renderer: Renderer, ground: Ground) -> dict[str, dict[str, Any]]:
-    """Each measure's value, unit and better direction."""
-    taken = {}
-    for name, spec in stage.measures.items():
-        measure = measures.resolve(spec.kind, spec.options)
-        found = [example for source in examples(spec.data, ground.outputs, stage.seed) for example in source]
-        if spec.limit and spec.limit < len(found):
-            found = random.Random(stage.seed).sample(found, spec.limit)
-        with torch.no_grad():
-            value = measure(measures.Subject(model, renderer, ground.mesh, stage.seed), found)
-        taken[name] = {"value": value, "unit": measure.unit, "better": measure.better}
-    return taken
-
-
 def both(*voices: Callable[[str], None]) -> Callable[[str], None]:
     """One voice that speaks with all of them."""
 
@@ -445,10 +244,3 @@ def both(*voices: Callable[[str], None]) -> Callable[[str], None]:
             voice(line)
 
     return speak
-
-
-def _before_after(before: Score | None, after: Score | None) -> dict[str, float] | None:
-    if after is None:
-        return None
-    numbers = {"after": after.bits_per_byte, "tokens": after.tokens, "bytes": after.text_bytes}
-    return numbers if before is None else {"before": before.bits_per_byte, **numbers}
