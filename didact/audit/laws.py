@@ -3,7 +3,7 @@
 The tests hold them against every objective at toy size; ``didact doctor`` against the user's own model and data.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +16,9 @@ from didact.engine.mesh import Mesh
 from didact.engine.step import Task, take_step
 from didact.model.model import Model
 from didact.objective.base import LanguageModel, Objective
+from didact.objective.diffusion import Diffusion
 from didact.rng import Rng
+from didact.rollout.diffusion import Draft
 
 
 def gradient(model: nn.Module) -> dict[str, Tensor]:
@@ -185,6 +187,32 @@ def sampled_as_trained(
         where = (index >= len(prompt) - 1) & (index < token.shape[1] - 1)
         found = model.logprob(model.hidden(ready), token.roll(-1, 1), where.float())[where]
     return float((found.cpu() - torch.tensor(logprobs)).abs().max())
+
+
+def unmasked_as_trained(
+    model: Model, objective: Diffusion, prompt: Sequence[int], drafts: Iterable[Draft], longest: int
+) -> float:
+    """Law 5 of a model that unmasks: what each pass said of the tokens it kept, against the training path on its input.
+
+    ``drafts`` are the answer after each pass, the last one with all ``logprobs``; ``longest`` is its number of tokens.
+    """
+    device = next(model.parameters()).device
+    index = torch.arange(len(prompt) + longest, device=device)[None]
+    document = {"position": index, "doc": torch.zeros_like(index), "reach": torch.full_like(index, index.shape[1] - 1)}
+    before, found, last = [objective.vocabulary.mask] * longest, {}, None
+    for last in drafts:
+        token = torch.tensor([[*prompt, *before]], device=device)
+        clean = torch.tensor([[*prompt, *last.canvas]], device=device)
+        hidden = (token == objective.vocabulary.mask).float()
+        kept = [place for place in range(longest) if before[place] != last.canvas[place]]
+        target, factor = (c.roll(-1, 1) if objective.shift else c for c in (clean, hidden))
+        with torch.no_grad():
+            loss = objective.loss(model, Batch({**document, "token": token, "target": target, "factor": factor}))
+        said = loss["token"].roll(1, 1) if objective.shift else loss["token"]
+        found |= {place: -float(said[0, len(prompt) + place]) for place in kept}
+        before = list(last.canvas)
+    assert last is not None
+    return max(abs(found[place] - logprob) for place, logprob in enumerate(last.logprobs))
 
 
 def _once(batch: Batch) -> Iterator[tuple[Batch, int]]:

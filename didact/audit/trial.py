@@ -31,8 +31,10 @@ from didact.model.model import Model
 from didact.model.save import save_model
 from didact.model.settings import Scratch
 from didact.objective.base import Objective, Teacher
+from didact.objective.diffusion import Diffusion
 from didact.recipe import Learning, load
 from didact.recipe.learning import TaskSpec
+from didact.rollout.diffusion import Unmasker
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.folder import run_folder
@@ -154,7 +156,7 @@ class Trial:
         yield Measured(name, "1 any micro-batches", laws.micro_batches(model, objective, packed), self.gradient)
         yield Measured(name, "2 packed as unpacked", laws.packing(model, objective, packed), self.gradient)
         yield Measured(name, "3 weight zero is nothing", laws.weight_zero(model, objective, loose), self.gradient)
-        if objective.generates:
+        if objective.generates or isinstance(objective, Diffusion):
             yield Measured(name, "5 sampled as trained", self._sampled(model, objective, renderer, found), self.logprob)
         if any(isinstance(example, Conversation) for example in found):
             yield self._joint(name, renderer, found)
@@ -190,6 +192,12 @@ class Trial:
         prompts = [_prompt(example, renderer)[-CONTEXT // 2 :] for example in found[:ROWS]]
         way = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12, seed=self.stage.seed)
         model.served = objective.served()
+        if isinstance(objective, Diffusion):
+            unmasker = Unmasker(model, renderer.decode, (), CONTEXT)
+            return max(
+                laws.unmasked_as_trained(model, objective, prompt, unmasker.stream([prompt], way), way.max_new_tokens)
+                for prompt in prompts
+            )
         outs = Sampler(model, renderer.decode, (), slots=2, longest=CONTEXT).generate(prompts, way)
         return max(
             laws.sampled_as_trained(model, objective, prompt, out.tokens, out.logprobs)

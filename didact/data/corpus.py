@@ -20,7 +20,7 @@ from didact.errors import DataProblem, ResourceProblem
 from didact.text.render import Rendered, Renderer
 
 BATCH = 512  # examples tokenized at once
-FORMAT = 1  # raised whenever the files below change their meaning, so that old caches are not misread
+FORMAT = 2  # raised whenever the files below change their meaning, so that old caches are not misread
 
 
 @dataclass(frozen=True)

@@ -94,12 +94,20 @@ class Model(nn.Module):
             raise UsageProblem(what, remedy="embed with it, or choose a checkpoint that was saved with its head")
         return self.net.get_output_embeddings()
 
+    @property
+    def writes(self) -> bool:
+        """Whether it can write text, and its last training was to write."""
+        return self.predicts and not self.encoder and self.served.get("writes", True)
+
     def check_writes(self) -> None:
-        """Raises UsageProblem for a network that cannot write text left to right."""
-        if self.encoder or not self.predicts:
-            why = "reads text in both directions" if self.encoder else "has no head that predicts tokens"
+        """Raises UsageProblem for a model that does not write text."""
+        if not self.writes:
+            why = "has no head that predicts tokens"
+            if self.predicts:
+                why = "reads text in both directions" if self.encoder else "was last trained to fill in or to embed only"
             what = f"{type(self.net).__name__} {why}, so it cannot write"
-            raise UsageProblem(what, remedy="embed or measure with it; to write, choose a causal language model")
+            remedy = "embed or measure with it; to write, choose a causal language model, or train it as one"
+            raise UsageProblem(what, remedy=remedy)
 
     @property
     def served(self) -> dict[str, Any]:

@@ -195,12 +195,16 @@ def _output(model: PreTrainedModel, ids: Tensor) -> Tensor:
 
 @contextmanager
 def _plainly(model: PreTrainedModel) -> Iterator[None]:
-    """The model in evaluation mode with plain attention, and as it was afterwards."""
+    """The model in evaluation mode with plain attention, nothing compiled, and as it was afterwards.
+
+    A compiled norm or MLP rounds once where the plain one rounds after every operation.
+    """
     training, attention = model.training, model.config._attn_implementation or "sdpa"
     model.eval()
     model.set_attn_implementation("eager")
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         model.set_attn_implementation(attention)
         model.train(training)

@@ -102,7 +102,8 @@ class Objective:
 
         ``bidirectional_prompt``: true says that the opening of a document, up to its first trained token, is read in
         both directions. ``text_diffusion``: it writes by unmasking; see ``Diffusion``. ``embedding``: how a text
-        becomes a vector (``pool``, ``bidirectional``, ``prompts`` by role).
+        becomes a vector (``pool``, ``bidirectional``, ``prompts`` by role). ``writes`` comes of ``generates``: false
+        where no objective of the stage teaches a model to write.
         """
         return {}
 

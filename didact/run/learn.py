@@ -47,7 +47,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     before = _held_out(model, stage, heldout, ground, folder, Place())
     general = _general(stage, ground, renderer, model)
     knew = None if general is None else _knew(model, stage, general, ground)
-    model.served = {name: value for source in sources for name, value in source.objective.served().items()}
+    model.served = served(objectives)
     said: list[str] = []
     loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, both(ground.say, said.append), stage.name)
     done = loop.run()
@@ -74,7 +74,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
         "counts": counts.numbers(),
         "trainable": tuned.count,
         "parameters": tuned.total,
-        "writes": not model.encoder,
+        "writes": model.writes,
         "processes": ground.mesh.size,
         "heldout": before_after(before, after),
         "general": before_after(knew, knows),
@@ -89,6 +89,13 @@ def bound(
     known = tokenizers.vocabulary(tokenizer)
     found = [resolve(task.objective.name, task.objective.options) for task in stage.task_list]
     return [objective.bind(known).told(served or {}) for objective in found]
+
+
+def served(objectives: Sequence[Objective]) -> dict[str, Any]:
+    """How a model that learns all of ``objectives`` is to be read; ``writes: false`` where none of them teaches that."""
+    told = {name: value for objective in objectives for name, value in objective.served().items()}
+    writes = "text_diffusion" in told or any(objective.generates for objective in objectives)
+    return told if writes else told | {"writes": False}
 
 
 def tokenizer_for(objectives: Sequence[Objective], ground: Ground) -> PreTrainedTokenizerFast:

@@ -41,6 +41,22 @@ def test_what_is_saved_is_what_was_trained(tmp_path, architecture, value):
     assert os.listdir(tmp_path) == ["out"]
 
 
+def test_what_was_compiled_to_train_is_compared_uncompiled(tmp_path):
+    """A compiled norm rounds otherwise, which is no fault of what was saved."""
+
+    def elsewhere(graph, _):
+        return lambda *given: tuple(1.01 * out if torch.is_tensor(out) else out for out in graph(*given))
+
+    model, tokenizer = tuned("all")
+    plain = logits(model)
+    for layer in model.model.layers:
+        layer.input_layernorm.compile(backend=elsewhere)
+    assert not torch.allclose(logits(model), plain, atol=1e-3)
+    save_model(model, tokenizer, tmp_path / "out")
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "out", attn_implementation="eager")
+    assert torch.allclose(logits(again), plain, atol=1e-5)
+
+
 @pytest.mark.parametrize("value", ["all", {"lora": {"rank": 4}}], ids=str)
 def test_the_type_is_kept(tmp_path, value):
     build_ = Scratch(architecture="llama", size="300k")
