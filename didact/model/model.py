@@ -104,7 +104,7 @@ class Model(nn.Module):
         if not self.writes:
             why = "has no head that predicts tokens"
             if self.predicts:
-                why = "reads text in both directions" if self.encoder else "was last trained to fill in or to embed only"
+                why = "reads text in both directions" if self.encoder else "was last trained to fill in or embed only"
             what = f"{type(self.net).__name__} {why}, so it cannot write"
             remedy = "embed or measure with it; to write, choose a causal language model, or train it as one"
             raise UsageProblem(what, remedy=remedy)

@@ -44,8 +44,8 @@ class Links(Stage, Pairing):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Pairs, the documents they are of, and what is held out of both."""
-        return ("pairs", "documents", *(("pairs.heldout", "documents.heldout") if self.holdout else ()))
+        """Pairs, their texts exchanged among them, the documents they are of, and what is held out."""
+        return ("pairs", "exchanged", "documents", *(("pairs.heldout", "documents.heldout") if self.holdout else ()))
 
 
 class Symbols(Stage):

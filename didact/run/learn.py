@@ -92,7 +92,7 @@ def bound(
 
 
 def served(objectives: Sequence[Objective]) -> dict[str, Any]:
-    """How a model that learns all of ``objectives`` is to be read; ``writes: false`` where none of them teaches that."""
+    """How a model that learns ``objectives`` is to be read; ``writes: false`` where none of them teaches that."""
     told = {name: value for objective in objectives for name, value in objective.served().items()}
     writes = "text_diffusion" in told or any(objective.generates for objective in objectives)
     return told if writes else told | {"writes": False}

@@ -9,7 +9,7 @@ from typing import Any
 from didact.data.domain.writing import held_out, publish
 from didact.data.links.graph import Links, linked, nearest
 from didact.data.links.pages import pages
-from didact.data.links.pairs import Drawing, balance, segments
+from didact.data.links.pairs import Drawing, Pair, balance, exchanged, segments
 from didact.data.settings import Pairing
 from didact.data.source import SourceExamples
 from didact.errors import DataProblem
@@ -37,7 +37,10 @@ def build(
         if suffix and not plan.holdout:
             continue
         side = whole.among(chosen) if whole else nearest([found[i] for i in sorted(chosen)], plan.neighbours)
-        files[f"pairs{suffix}.jsonl"] = drawn(side, relations, plan, seed, where, suffix, say)
+        pairs = drawn(side, relations, plan, seed, where, suffix, say)
+        files[f"pairs{suffix}.jsonl"] = [pair.record() for pair in pairs]
+        if not suffix:
+            files["exchanged.jsonl"] = [pair.record() for pair in exchanged(pairs)]
         files[f"documents{suffix}.jsonl"] = [{"text": page.text, "id": page.name} for page in side.pages]
     return publish(
         folder, files, {"graph": plan.graph, "relations": list(relations), "holdout": plan.holdout, "seed": seed}
@@ -63,8 +66,8 @@ def drawn(
     where: str,
     side: str,
     say: Callable[[str], None],
-) -> list[dict[str, Any]]:
-    """The pairs of one side, as lines."""
+) -> list[Pair]:
+    """The pairs of one side."""
     drawing = Drawing(links, [segments(page.text, plan.segment) for page in links.pages])
     pairs = list(drawing.pairs(relations, plan.passes, seed))
     name = "held-out documents" if side else "documents"
@@ -75,4 +78,4 @@ def drawn(
     every, able = sum(map(len, drawing.segments)), len(pairs) // plan.passes
     left = f"; {every - able:,} of {every:,} segments cannot be first in each" if able < every else ""
     say(f"{len(links.pages):,} {name}: pairs {balance(pairs)}{left}")
-    return [pair.record() for pair in pairs]
+    return pairs

@@ -100,6 +100,15 @@ class Drawing:
         return other
 
 
+def exchanged(pairs: Sequence[Pair]) -> list[Pair]:
+    """The same texts, each first one before the second one of the next pair: what pairs are held against."""
+    following = [*pairs[1:], *pairs[:1]]
+    return [
+        Pair(pair.first, other.second, "random", (pair.pages[0], other.pages[1]))
+        for pair, other in zip(pairs, following, strict=True)
+    ]
+
+
 def balance(pairs: Sequence[Pair]) -> str:
     """How many pairs there are of each relation, in words."""
     count = Counter(pair.relation for pair in pairs)

@@ -6,7 +6,7 @@ import pytest
 from didact.data.formats import RELATIONS, example
 from didact.data.links.graph import Links, linked, nearest
 from didact.data.links.pages import Page
-from didact.data.links.pairs import Drawing, segments
+from didact.data.links.pairs import Drawing, exchanged, segments
 
 # Five documents: 0 points at all others, 1 and 2 at 3 as well, 4 at nobody; in-degrees 0, 1, 1, 3, 1.
 OUT = [[1, 2, 3, 4], [3], [3], [], []]
@@ -71,6 +71,16 @@ def test_relations_are_balanced_and_the_first_text_does_not_tell_them():
 def test_the_same_seed_draws_the_same_pairs():
     assert list(five().pairs(["linked"], 5, 7)) == list(five().pairs(["linked"], 5, 7))
     assert list(five().pairs(["linked"], 5, 7)) != list(five().pairs(["linked"], 5, 8))
+
+
+def test_exchanged_pairs_are_the_same_texts():
+    pairs = list(five().pairs(["linked"], 5, 7))
+    other = exchanged(pairs)
+    assert [p.first for p in other] == [p.first for p in pairs]
+    assert Counter(p.second for p in other) == Counter(p.second for p in pairs)
+    assert all(p.relation == "random" for p in other)
+    assert sum(a.second != b.second for a, b in zip(pairs, other, strict=True)) > len(pairs) / 2
+    assert all(p.second.partition(".")[0] == p.pages[1] for p in other)
 
 
 def test_links_across_the_split_are_gone():
