@@ -42,7 +42,7 @@ clean:
 
 $(STAMP): pyproject.toml constraints.txt
 	$(PYTHON) -m venv .venv
-	$(BIN)/python $(PIP) -e '.[gguf]'
+	$(BIN)/python $(PIP) -e '.[gguf,serve]'
 	touch $@
 
 $(DEV_STAMP): pyproject.toml constraints.txt
@@ -58,7 +58,7 @@ $(ORACLE_STAMP): $(DEV_STAMP)
 # The last line is a guard: peers may ask for torchvision, which breaks transformers beside a CPU torch.
 $(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
 	$(PYTHON) -m venv .bench-venv
-	.bench-venv/bin/python $(PIP) -e '.[gguf]' -r benchmarks/requirements.txt
+	.bench-venv/bin/python $(PIP) -e '.[gguf,serve]' -r benchmarks/requirements.txt
 	.bench-venv/bin/python $(PIP) --no-deps -r benchmarks/requirements-nodeps.txt
 	! .bench-venv/bin/python -c 'import torchvision' 2>/dev/null
 	touch $@
