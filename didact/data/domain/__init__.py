@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from didact.data.domain.boolq import boolq
 from didact.data.domain.gutenberg import gutenberg
 from didact.data.domain.labelled import labelled
 from didact.data.domain.npm import npm_docs
@@ -34,6 +35,12 @@ def build_npm_docs(folder: Path, holdout: float, seed: int, say: Say, only: Sequ
     return npm_docs(folder, holdout, seed, fetch("npm-docs", cache_dir(), say))
 
 
+def build_boolq(folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str]) -> dict[str, Any]:
+    """Questions answered by a passage, fetched into the user's cache once."""
+    _whole("boolq", only)
+    return boolq(folder, holdout, seed, fetch("boolq", cache_dir(), say))
+
+
 def _whole(name: str, only: Sequence[str]) -> None:
     if only:
         raise UsageProblem(f"the domain {name!r} has no parts to choose from", remedy="leave 'only' out")
@@ -48,6 +55,7 @@ def build_labelled(folder: Path, holdout: float, seed: int, say: Say, only: Sequ
 DOMAINS: Mapping[str, Domain] = {
     "python-stdlib": build_python_stdlib,
     "gutenberg": build_gutenberg,
+    "boolq": build_boolq,
     "npm-docs": build_npm_docs,
     "labelled": build_labelled,
 }
