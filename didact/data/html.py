@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from itertools import accumulate
 
 from selectolax.lexbor import LexborHTMLParser, LexborNode
 
@@ -17,7 +18,7 @@ class _Page:
     """Lines of text, an empty one between paragraphs, and the links met on the way."""
 
     def __init__(self) -> None:
-        self.links: list[str] = []
+        self.links: list[tuple[str, int, int]] = []  # where to, in which line, and how far into it
         self.lines: list[str] = []
         self.words: list[str] = []
 
@@ -32,9 +33,15 @@ class _Page:
         if tag in PARAGRAPHS and self.lines and self.lines[-1]:
             self.lines.append("")
 
+    def lead(self, link: LexborNode) -> None:
+        """Notes a link that begins here, or stood somewhere in the line that has just ended."""
+        if "href" in link.attributes:
+            said = len(re.sub(r"\s+", " ", "".join(self.words)).lstrip())
+            self.links.append((link.attributes["href"] or "", len(self.lines), said))
 
-def readable(html: str) -> tuple[str, list[str]]:
-    """Text as a reader sees it, and the ``href`` of every link in it, in their order.
+
+def readable(html: str) -> tuple[str, list[tuple[str, int]]]:
+    """Text as a reader sees it, and the ``href`` of every link in it with its place in the text, in their order.
 
     A line a block, a blank line between paragraphs, ``pre`` kept as it is. Where the page marks its main part, that is
     all of it: menus say the same on every page. Scripts, styles, comments, form fields and the head are left out. Empty
@@ -44,7 +51,7 @@ def readable(html: str) -> tuple[str, list[str]]:
     return _read(parsed.css_first("main, [role=main]")) or _read(parsed.body) or ("", [])
 
 
-def _read(root: LexborNode | None) -> tuple[str, list[str]] | None:
+def _read(root: LexborNode | None) -> tuple[str, list[tuple[str, int]]] | None:
     page = _Page()
     rest: list[LexborNode | str] = [] if root is None else [root]
     while rest:  # a stack and not recursion: pages nest as deep as they like
@@ -56,12 +63,16 @@ def _read(root: LexborNode | None) -> tuple[str, list[str]] | None:
         elif node.tag not in UNREAD and not node.is_comment_node:
             tag = node.tag or ""
             page.edge(tag)
-            page.links += [node.attributes["href"] or ""] if tag == "a" and "href" in node.attributes else []
+            if tag == "a":
+                page.lead(node)
             if tag == "pre":
+                for link in node.css("a[href]"):  # its line begins with the whole of it
+                    page.lead(link)
                 page.lines += [node.text().strip("\n")]
-                page.links += [link.attributes["href"] or "" for link in node.css("a[href]")]
             rest.append(tag)
             rest.extend([] if tag == "pre" else reversed(list(node.iter(include_text=True))))
     page.edge("p")
     text = "\n".join(page.lines).strip("\n")
-    return (text, page.links) if text else None
+    begin = [0, *accumulate(len(line) + 1 for line in page.lines)]  # of each line in the text
+    links = [(href, min(begin[line] + said, len(text))) for href, line, said in page.links]
+    return (text, links) if text else None

@@ -64,6 +64,7 @@ class Pairing(Settings):
     graph: Graph = "auto"
     relations: tuple[Relation, ...] = Field(default=("contiguous", "random", "linked"), min_length=1)
     segment: int = Field(default=800, ge=16, description="characters of a segment, at most")
+    anchored: bool = Field(default=False, description="from a segment that holds a link to how the linked page begins")
     passes: int = Field(default=1, gt=0, description="pairs that each segment begins")
     neighbours: int = Field(default=5, gt=0, description="of each document, for graph: neighbours")
     holdout: float = Field(default=0.1, ge=0, lt=1, description="share of documents never trained on")

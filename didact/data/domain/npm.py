@@ -14,7 +14,8 @@ def npm_docs(folder: Path, holdout: float, seed: int, source: Path) -> dict[str,
     manual = source / "package/docs/output"
     files: dict[str, list[Line]] = {"documents.jsonl": [], "documents.heldout.jsonl": []}
     for page in pages(examples(Data.model_validate(str(manual)), {}, seed)[0], "html"):
-        line = {"text": page.text, "id": page.name, "links": sorted({*page.links} - {page.name})}
+        led = [(to, at) for to, at in zip(page.links, page.places, strict=True) if to != page.name]
+        line = {"text": page.text, "id": page.name, "links": [to for to, _ in led], "places": [at for _, at in led]}
         files["documents.heldout.jsonl" if held_out(page.name, seed, holdout) else "documents.jsonl"].append(line)
     facts = {
         "domain": "npm-docs",

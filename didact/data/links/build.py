@@ -31,6 +31,9 @@ def build(
             f"{len(found):,} documents with {whole.count:,} links between them; {whole.broken:,} more are broken, "
             f"{whole.outside:,} lead elsewhere"
         )
+    if plan.anchored and (whole is None or not any(map(len, whole.places))):
+        what = "no link has a place in its text"
+        raise DataProblem(what, where=where, remedy="leave anchored out, or give pages of HTML")
     relations = possible(plan.relations, whole, where, say)
     files: dict[str, list[dict[str, Any]]] = {}
     for suffix, chosen in (("", set(range(len(found))) - apart), (".heldout", apart)):
@@ -68,7 +71,7 @@ def drawn(
     say: Callable[[str], None],
 ) -> list[Pair]:
     """The pairs of one side."""
-    drawing = Drawing(links, [segments(page.text, plan.segment) for page in links.pages])
+    drawing = Drawing(links, [segments(page.text, plan.segment) for page in links.pages], plan.anchored)
     pairs = list(drawing.pairs(relations, plan.passes, seed))
     name = "held-out documents" if side else "documents"
     if not pairs:

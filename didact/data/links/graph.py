@@ -20,13 +20,15 @@ COMMON = 0.2  # words of a larger share of the documents say nothing of which ar
 class Links:
     """``out[i]`` are the numbers of the documents that document i points at: sorted, each once, never itself.
 
-    ``broken`` counts links to a name that no document has, ``outside`` those to other sites.
+    ``broken`` counts links to a name that no document has, ``outside`` those to other sites. ``places[i]`` are the
+    places in document i's text where a link stands, with the number of the document it leads to, [n, 2].
     """
 
     pages: Sequence[Page]
     out: Sequence[np.ndarray]
     broken: int = 0
     outside: int = 0
+    places: Sequence[np.ndarray] = ()
 
     @property
     def count(self) -> int:
@@ -47,7 +49,11 @@ class Links:
         order = sorted(chosen)
         new = {old: i for i, old in enumerate(order)}
         out = [np.array([new[j] for j in self.out[i].tolist() if j in new], int) for i in order]
-        return Links([self.pages[i] for i in order], out)
+        places = [
+            np.array([(at, new[j]) for at, j in self.places[i].tolist() if j in new], int).reshape(-1, 2)
+            for i in (order if self.places else ())
+        ]
+        return Links([self.pages[i] for i in order], out, places=places)
 
 
 def linked(pages: Sequence[Page]) -> Links:
@@ -61,12 +67,14 @@ def linked(pages: Sequence[Page]) -> Links:
             )
         number[page.name] = i
     title = {_plain(page.title): i for i, page in reversed(list(enumerate(pages)))}  # the first of equals
-    out, broken = [], 0
+    out, places, broken = [], [], 0
     for i, page in enumerate(pages):
         found = [_target(name, number, title) for name in page.links]
         broken += found.count(None)
         out.append(np.array(sorted({j for j in found if j is not None and j != i}), int))
-    return Links(pages, out, broken, sum(page.outside for page in pages))
+        stood = zip(page.places, found, strict=True) if page.places else ()
+        places.append(np.array([(at, j) for at, j in stood if j is not None and j != i], int).reshape(-1, 2))
+    return Links(pages, out, broken, sum(page.outside for page in pages), places)
 
 
 def _target(name: str, number: dict[str, int], title: dict[str, int]) -> int | None:

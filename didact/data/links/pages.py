@@ -34,6 +34,7 @@ NOT_A_PAGE = re.compile(r"(?:file|image|category|media):", re.IGNORECASE)
 class Page:
     """A document with its ``name`` (a path below the common folder, or a record's id), its ``title`` in a wiki's links,
     and ``links``: names as they are pointed at, whether or not a page has them; ``outside`` counts those elsewhere.
+    ``places`` says where in the text each link stands; it is empty where that is not known.
     """
 
     where: str
@@ -42,6 +43,7 @@ class Page:
     text: str
     links: tuple[str, ...]
     outside: int = 0
+    places: tuple[int, ...] = ()
 
 
 def pages(source: SourceExamples, graph: Graph) -> Iterator[Page]:
@@ -68,20 +70,29 @@ def _page(record: Record, file: Path, graph: Graph) -> Page:
     told = next((field for field in NAMED if field in fields), None)
     name = str(fields[told]) if told else file.as_posix() if where.endswith(":1") else where
     title = str(fields.get("title") or (name if told else file.stem))
+    if file.suffix.lower() in HTML and graph in ("html", "auto"):
+        led = [(resolved(name, [target]), at) for target, at in fields["links"]]
+        links = tuple(to for (near, _), _ in led for to in near)
+        places = tuple(at for (near, _), at in led for _ in near)
+        return Page(where, name, title, document.text, links, sum(count for (_, count), _ in led), places)
     found = _found(graph, where, fields, file.suffix.lower(), document.text)
-    if isinstance(found, tuple):  # names, not places
-        return Page(where, name, title, document.text, found)
+    if isinstance(found, tuple):  # names, not targets seen from here
+        places = tuple(fields.get("places", ())) if graph in ("citations", "auto") else ()
+        if places and (len(places) != len(found) or not all(isinstance(place, int) for place in places)):
+            what = f"places is {brief(list(places), 40)}, beside {len(found)} links"
+            raise DataProblem(what, where=where, remedy="give one whole number a link, or leave it out")
+        return Page(where, name, title, document.text, found, 0, places)
     near, outside = resolved(name, found)
     wiki = titles(document.text) if graph == "auto" and file.suffix.lower() in MARKDOWN else ()
     return Page(where, name, title, document.text, (*near, *wiki), outside)
 
 
 def _found(graph: Graph, where: str, fields: Mapping[str, Any], suffix: str, text: str) -> tuple[str, ...] | list[str]:
-    """A tuple of names, or a list of places relative to the document."""
+    """A tuple of names, or a list of targets relative to the document."""
     if graph == "neighbours":
         return ()
-    if graph == "html" or (graph == "auto" and suffix in HTML):
-        return list(fields["links"]) if suffix in HTML else TAG.findall(text)
+    if graph == "html":
+        return TAG.findall(text)
     if graph == "citations" or (graph == "auto" and any(field in fields for field in CITED)):
         return tuple(name for field in CITED for name in cited(where, field, fields.get(field, [])))
     if graph == "markdown" or (graph == "auto" and suffix in MARKDOWN):

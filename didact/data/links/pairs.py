@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -45,10 +46,15 @@ def segments(text: str, size: int) -> list[str]:
 
 @dataclass(frozen=True)
 class Drawing:
-    """Draws pairs from a graph whose documents were cut into ``segments``: [documents][segments]."""
+    """Draws pairs from a graph whose documents were cut into ``segments``: [documents][segments].
+
+    ``anchored`` takes for first texts those that hold a link, and for second ones, but for contiguous pairs, how a
+    document begins: the one that the link leads to, or another.
+    """
 
     links: Links
     segments: Sequence[Sequence[str]]
+    anchored: bool = False
 
     def anchors(self, relations: Sequence[str]) -> list[tuple[int, int]]:
         """(document, segment) of the segments that can stand first in a pair of every relation.
@@ -60,6 +66,7 @@ class Drawing:
             for page, cut in enumerate(self.segments)
             for at in range(len(cut))
             if all(self._can(relation, page, at) for relation in relations)
+            and not (self.anchored and not len(self._led(page, at)))
         ]
 
     def pairs(self, relations: Sequence[str], passes: int, seed: int) -> Iterator[Pair]:
@@ -73,10 +80,13 @@ class Drawing:
                 other, place = page, at + 1
             else:
                 if relation == "linked":
-                    other = int(rng.choice(self.links.out[page], p=chances[page]))
+                    out, chance = self.links.out[page], chances[page]
+                    if self.anchored:
+                        chance = np.where(np.isin(out, self._led(page, at)), chance, 0)
+                    other = int(rng.choice(out, p=chance / chance.sum()))
                 else:
                     other = self._stranger(page, rng)
-                place = int(rng.integers(len(self.segments[other])))
+                place = 0 if self.anchored else int(rng.integers(len(self.segments[other])))
             names = self.links.pages[page].name, self.links.pages[other].name
             yield Pair(self.segments[page][at], self.segments[other][place], relation, names)
 
@@ -88,6 +98,22 @@ class Drawing:
                 return len(self.links.out[page]) > 0
             case _:
                 return len(self._near(page)) < len(self.segments)
+
+    def _led(self, page: int, at: int) -> np.ndarray:
+        """The documents that the links in a segment lead to."""
+        stood, begin = self.links.places[page], self._begins[page][at]
+        return stood[(stood[:, 0] >= begin) & (stood[:, 0] < begin + len(self.segments[page][at])), 1]
+
+    @cached_property
+    def _begins(self) -> list[list[int]]:
+        """Where in its document each segment begins."""
+        found = []
+        for page, cut in zip(self.links.pages, self.segments, strict=True):
+            ends = [0]
+            for segment in cut:
+                ends.append(page.text.index(segment, ends[-1]) + len(segment))
+            found.append([end - len(segment) for end, segment in zip(ends[1:], cut, strict=True)])
+        return found
 
     def _near(self, page: int) -> set[int]:
         return {page, *self.links.out[page].tolist()}

@@ -73,6 +73,11 @@ def test_too_little_held_out_is_refused(tmp_path):
         build(ring(tmp_path, 10), Pairing(segment=32, holdout=0.01), 0, tmp_path / "out", lambda line: None)
 
 
+def test_anchored_needs_to_know_where_links_stand(tmp_path):
+    with pytest.raises(DataProblem, match="no link has a place in its text"):
+        build(ring(tmp_path), Pairing(segment=32, holdout=0.5, anchored=True), 0, tmp_path / "out", print)
+
+
 def test_neighbours_need_no_links(tmp_path):
     for i in range(40):
         (tmp_path / f"{i}.txt").write_text(f"topic{i % 10} has rare{i % 10} words\n" * 3)

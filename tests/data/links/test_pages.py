@@ -48,6 +48,35 @@ def test_html_links_are_resolved_from_where_they_stand(tmp_path):
     assert "menu" not in links.pages[-1].text
 
 
+def test_html_links_stand_where_their_words_are(tmp_path):
+    (tmp_path / "one.html").write_text(
+        "<h1>One</h1><p>Before <b>and</b>  see\n<a href='two.html'>the second</a>, <a href='gone.html'>gone</a>.</p>"
+        "<pre>x\ny <a href='two.html'>in code</a></pre><ul><li>last <a href='two.html#end'>again</a></ul>"
+    )
+    (tmp_path / "two.html").write_text("<p>A leaf</p>")
+    links = graph(tmp_path)
+    text = links.pages[0].text
+    assert links.places[1].shape == (0, 2)
+    assert links.places[0][:, 1].tolist() == [1, 1, 1]
+    first, code, last = (text[at:] for at in links.places[0][:, 0])
+    assert first.startswith("the second, gone.")
+    assert code.startswith("x\ny in code")  # a link in code stands where the code begins
+    assert last.startswith("again")
+
+
+def test_a_record_may_say_where_its_links_stand(tmp_path):
+    def write(places):
+        lines = [{"id": "a", "text": "see b and c", "links": ["b", "c"], "places": places}]
+        lines += [{"id": name, "text": "leaf"} for name in "bc"]
+        (tmp_path / "a.jsonl").write_text("\n".join(map(json.dumps, lines)))
+
+    write([4, 10])
+    assert graph(tmp_path / "a.jsonl").places[0].tolist() == [[4, 1], [10, 2]]
+    write([4])
+    with pytest.raises(DataProblem, match=r"a.jsonl:1: places is \[4\], beside 2 links"):
+        graph(tmp_path / "a.jsonl")
+
+
 def test_markdown_links_but_not_images_code_or_footnotes(tmp_path):
     text = """See [two](b/two.md "title"), [angled](<b/three.md>), [by name][ref] and <a href="b/html.md">tag</a>.
 ![picture](b/picture.png) `[code](no.md)` [^1] [[Wiki Page|shown]] [gone](nowhere.md)

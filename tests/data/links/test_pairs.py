@@ -73,6 +73,30 @@ def test_the_same_seed_draws_the_same_pairs():
     assert list(five().pairs(["linked"], 5, 7)) != list(five().pairs(["linked"], 5, 8))
 
 
+def anchored() -> Drawing:
+    """Page 0 has a link to 1 in its second segment and links to 2 and 3 in its third; 1 has one to 3 in its first."""
+    texts = ["aaaa bbbb cccc", "dddd eeee", "ffff", "gggg hhhh"]
+    led = [[(6, "1"), (10, "2"), (12, "3")], [(2, "3")], [], []]
+    found = [
+        Page(f"{i}:1", str(i), str(i), text, tuple(to for _, to in led[i]), 0, tuple(at for at, _ in led[i]))
+        for i, text in enumerate(texts)
+    ]
+    return Drawing(linked(found), [text.split() for text in texts], anchored=True)
+
+
+def test_anchored_pairs_go_from_a_link_to_how_its_page_begins():
+    pairs = Counter((p.first, p.second) for p in anchored().pairs(["linked"], 600, 0))
+    assert set(pairs) == {("bbbb", "dddd"), ("cccc", "ffff"), ("cccc", "gggg"), ("dddd", "gggg")}
+    seen = np.array([pairs["cccc", "ffff"], pairs["cccc", "gggg"]])
+    assert chi_square(seen, np.array([400, 200])) < 10.83  # 3 is pointed at by two, 2 by one
+
+
+def test_anchored_strangers_begin_too():
+    pairs = list(anchored().pairs(["random"], 50, 0))
+    assert {p.first for p in pairs} <= {"bbbb", "cccc", "dddd"}
+    assert {p.second for p in pairs} <= {"aaaa", "dddd", "ffff", "gggg"}
+
+
 def test_exchanged_pairs_are_the_same_texts():
     pairs = list(five().pairs(["linked"], 5, 7))
     other = exchanged(pairs)
