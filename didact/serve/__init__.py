@@ -1,0 +1,1 @@
+"""A model over HTTP: OpenAI's interface, answers grounded in an index, and the page to talk on."""
