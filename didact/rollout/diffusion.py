@@ -20,7 +20,8 @@ from didact.model.attention import Sight
 from didact.model.model import Model
 from didact.rng import mix
 from didact.rollout.choose import penalised
-from didact.rollout.sampler import Completion, Sampler
+from didact.rollout.decoder import Completion
+from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.rollout.text import Decode, Unrolled
 

@@ -11,9 +11,10 @@ from typing import Any
 from didact.data.fetch import cache_dir
 from didact.engine.progress import plain
 from didact.errors import Problem, UsageProblem
+from didact.rollout.decoder import Completion
 from didact.rollout.diffusion import VEIL, Draft, Unmasker, sketch, writer
 from didact.rollout.document import DocumentCache
-from didact.rollout.sampler import Completion, Sampler
+from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.named import Named, open_model
 from didact.run.reading import read_once
