@@ -1,6 +1,7 @@
 """The command line: one thin function a verb. Heavy imports stay inside, so that ``--help`` answers at once."""
 
 import contextlib
+import logging
 import os
 import signal
 import sys
@@ -193,6 +194,51 @@ def export(
 
 
 @app.command()
+def serve(
+    model: ModelName,
+    host: Annotated[str, typer.Option(help="Address to listen on; others than this machine's own need a key.")] = (
+        "127.0.0.1"
+    ),
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 for any.")] = 8321,
+    name: Annotated[str | None, typer.Option(help="What clients call the model.")] = None,
+    adapter: Annotated[list[str] | None, typer.Option(help="NAME=FOLDER of a LoRA of this model.")] = None,
+    also: Annotated[list[str] | None, typer.Option("--model", help="NAME=MODEL, another model.")] = None,
+    slots: Annotated[int, typer.Option(min=1, max=1024, help="Answers written at once.")] = 16,
+    queue: Annotated[int, typer.Option(min=8, max=100_000, help="Answers that may wait.")] = 64,
+    context: Annotated[int, typer.Option(min=8, help="Tokens of prompt and answer, at most the model's own.")] = 8192,
+    key_file: Annotated[Path | None, typer.Option(help="File of API keys' hashes; every request needs one.")] = None,
+    new_key: Annotated[str | None, typer.Option(help="Print a new key for this person, and end.")] = None,
+    no_key: Annotated[bool, typer.Option("--no-key", help="Listen beyond this machine without keys.")] = False,
+    cors: Annotated[list[str] | None, typer.Option(help="Origin whose pages may ask, as https://a.example.")] = None,
+    log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")] = False,
+    device: Device = "auto",
+) -> None:
+    """Serves a model over OpenAI's interface, and a page to talk with it."""
+    from didact.serve.command import Serving, new_key_for
+    from didact.serve.command import serve as serve_model
+
+    if new_key is not None:
+        print(new_key_for(key_file, new_key))
+        return
+    options = Serving(
+        host=host,
+        port=port,
+        device=device,
+        name=name,
+        adapters=adapter or (),
+        models=also or (),
+        slots=slots,
+        queue=queue,
+        context=context,
+        key_file=key_file,
+        no_key=no_key,
+        cors=cors or (),
+        log_prompts=log_prompts,
+    )
+    serve_model(model, options, say)
+
+
+@app.command()
 def schema() -> None:
     """Prints the JSON schema of recipes, for editors."""
     import json
@@ -204,6 +250,7 @@ def schema() -> None:
 
 def main() -> NoReturn:
     """Runs the command line; a foreseen mistake is one line and an exit code, never a traceback."""
+    logging.getLogger("torchao").setLevel(logging.ERROR)  # where it is installed, it warns of other devices' kernels
     arguments, debug = _without_debug(sys.argv[1:])
     if debug:
         os.environ[DEBUG] = "1"  # processes started from here show theirs too

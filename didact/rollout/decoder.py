@@ -1,6 +1,6 @@
 """Completions under way on one model: prompts join while others are decoded, and leave at any moment."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate
 from typing import Any, Literal
@@ -66,7 +66,7 @@ class Decoder:
     to evaluation mode, inference mode and, for speed, ``prepacked``.
     """
 
-    def __init__(self, model: Model, decode: Decode, stops: Sequence[int], longest: int | None = None):
+    def __init__(self, model: Model, decode: Decode, stops: Collection[int], longest: int | None = None):
         self.model, self.decode, self.stops = model, decode, frozenset(stops)
         self.longest = longest or getattr(model.net.config, "max_position_embeddings", 1 << 30)
         self.device = next(model.parameters()).device
@@ -172,7 +172,7 @@ class Decoder:
         logprobs = (picked - whole).tolist()
         for row, token, logprob, scores, total in zip(rows, chosen, logprobs, logits, whole, strict=True):
             if row.best:
-                best = (scores - total).topk(row.best)
+                best = (scores - total).topk(min(row.best, len(scores)))
                 row.out.likeliest.append(list(zip(best.indices.tolist(), best.values.tolist(), strict=True)))
             row.out.tokens.append(token)
             row.out.logprobs.append(logprob)

@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from didact.errors import DataProblem
+from didact.text.guard import Guard
 from didact.text.template import Message, Template, chatml
 from didact.text.turns import PROBE, Search, Turn, header, look
 
@@ -125,9 +126,7 @@ class Renderer:
 
         The two are encoded apart, as a generation starts on the prompt's own tokens whatever comes next.
         """
-        read = self.tokenizer(prompt, add_special_tokens=False, verbose=False)["input_ids"]
-        if read[: len(self._opening)] != self._opening:
-            read = [*self._opening, *read]
+        read = self.beginning(prompt)
         said = self._continued(completion)
         said = said if said[-1:] == [self._eos] else [*said, self._eos]
         return Rendered([*read, *said], [False] * len(read) + [True] * len(said))
@@ -176,6 +175,35 @@ class Renderer:
     def prompt(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
         """The ids an answer to these messages starts from."""
         return self._ids(self._text(messages, tools, prompt=True))
+
+    def beginning(self, text: str) -> list[int]:
+        """The ids of a text to be gone on from, with what this tokenizer opens texts with."""
+        read = self._ids(text)
+        return read if read[: len(self._opening)] == self._opening else [*self._opening, *read]
+
+    def guarded(self, messages: Sequence[Message], tools: Tools = None) -> list[int]:
+        """``prompt``, but control tokens that a message or a tool spells are read as the text they are."""
+        guard = Guard(*self._signs, messages, tools)
+        if not guard.hides:
+            return self.prompt(messages, tools)
+        pieces = guard.pieces(self._text(guard.messages, guard.tools, prompt=True))
+        return [*self._ids(next(pieces)[0]), *(number for piece in pieces for number in self._piece(*piece))]
+
+    def _piece(self, text: str, hidden: bool) -> list[int]:
+        """The ids of what follows in a text; what was hidden loses its first letter to another token."""
+        return [*self._continued(text[:1]), *self._continued(text[1:])] if hidden else self._continued(text)
+
+    @property
+    def signs(self) -> list[str]:
+        """The control tokens, as they are spelled."""
+        return [*self._signs[0], *self._signs[1]]
+
+    @cached_property
+    def _signs(self) -> tuple[list[str], list[str]]:
+        """Special tokens, and other added tokens that the template writes itself."""
+        added, written = self.tokenizer.added_tokens_decoder.values(), str(self.template)
+        special = [token.content for token in added if token.special and token.content.strip()]
+        return special, [token.content for token in added if token.content.strip() and token.content in written]
 
     def _text(self, messages: Sequence[Message], tools: Tools, prompt: bool = False) -> str:
         text = self._template(messages, tools, prompt)

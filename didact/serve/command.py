@@ -1,0 +1,153 @@
+"""``didact serve``: opens what is to be served, and answers until it is told to stop."""
+
+import copy
+import errno
+import ipaddress
+import logging
+import socket
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import PreTrainedModel
+
+from didact.errors import MissingExtra, ResourceProblem, UsageProblem
+from didact.model import lora
+from didact.model.model import Model
+from didact.run.named import Named, open_model
+
+try:
+    import uvicorn
+
+    from didact.serve.app import build
+    from didact.serve.engine import Engine
+    from didact.serve.keys import Keys, create
+    from didact.serve.lane import lane
+    from didact.serve.served import Served, public_name
+    from didact.serve.state import State
+except ImportError as error:
+    raise MissingExtra("fastapi, uvicorn and prometheus-client", "serve", "serving") from error
+
+HERE = ("localhost", "127.0.0.1", "::1")  # the host names a server on loopback answers to: a web page knows others
+GRACE = 10  # seconds that connections get to close
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Serving:
+    """The options of the command."""
+
+    host: str = "127.0.0.1"
+    port: int = 8321
+    device: str = "auto"
+    name: str | None = None
+    adapters: Sequence[str] = ()
+    models: Sequence[str] = ()
+    slots: int = 16
+    queue: int = 64
+    context: int = 8192
+    key_file: Path | None = None
+    no_key: bool = False
+    cors: Sequence[str] = ()
+    log_prompts: bool = False
+
+
+def serve(model: str, options: Serving, say: Say) -> None:
+    """Serves until Ctrl-C or SIGTERM. Raises a Problem for what cannot be opened, before anything is computed."""
+    keys = Keys(options.key_file) if options.key_file else None
+    local = _loopback(options.host)
+    if not local and not keys and not options.no_key:
+        remedy = "give --key-file, or say --no-key if the network is your own"
+        raise UsageProblem("beyond this machine a key is needed", where=f"--host {options.host}", remedy=remedy)
+    listener = _bound(options.host, options.port)
+    logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
+    logging.getLogger("didact.serve").setLevel(logging.INFO)
+    served = {each.name: each for each in _opened(model, options, say)}
+    state = State(
+        Engine(options.slots, options.queue),
+        served,
+        keys=keys,
+        log_prompts=options.log_prompts,
+        cors=tuple(options.cors),
+        hosts=HERE if local else (),
+    )
+    state.engine.start()
+    host = f"[{options.host}]" if ":" in options.host else options.host
+    say(f"serving {', '.join(served)} at http://{host}:{listener.getsockname()[1]} (OpenAI's interface under /v1)")
+    config = uvicorn.Config(build(state), log_config=None, access_log=False, timeout_graceful_shutdown=GRACE)
+    _Server(config, state.engine).run(sockets=[listener])
+
+
+def new_key_for(file: Path | None, owner: str) -> str:
+    """A new API key, of which the file keeps the hash."""
+    if file is None:
+        raise UsageProblem("a key is kept in a file", where="--new-key", remedy="name it with --key-file")
+    return create(file, owner)
+
+
+class _Server(uvicorn.Server):
+    """Tells those who still read that it ends, before it waits for them."""
+
+    def __init__(self, config: uvicorn.Config, engine: Engine):
+        super().__init__(config)
+        self.engine = engine
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Ends what runs; every stream gets its last event."""
+        self.engine.stop()
+        await super().shutdown(sockets)
+
+
+def _opened(model: str, options: Serving, say: Say) -> list[Served]:
+    """The model, its adapters and the others, under their names."""
+    first = open_model(model, options.device, say)
+    each = [(options.name or public_name(model), first)]
+    each += [(name, adapted(first, Path(folder))) for name, folder in _pairs(options.adapters, "--adapter")]
+    each += [(name, open_model(where, options.device, say)) for name, where in _pairs(options.models, "--model")]
+    names = [name for name, _ in each]
+    if twice := sorted({name for name in names if names.count(name) > 1}):
+        raise UsageProblem(f"two models are called {twice[0]!r}", remedy="give each a name of its own")
+    return [Served(name, named, lane(named, options.context) if named.model.writes else None) for name, named in each]
+
+
+def adapted(base: Named, folder: Path) -> Named:
+    """The base with a LoRA beside it; all weights but the LoRA's own are the base's, in memory once."""
+    net: PreTrainedModel = base.model.net
+    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
+    other = copy.deepcopy(net, shared)
+    lora.load_adapter(other, folder)
+    return Named(folder, Model(other), base.renderer)
+
+
+def _pairs(given: Sequence[str], option: str) -> list[tuple[str, str]]:
+    pairs = []
+    for text in given:
+        name, _, value = text.partition("=")
+        if not (name and value):
+            raise UsageProblem(f"{text!r} is not NAME=FOLDER", where=option, remedy=f"write {option} mine=folder")
+        pairs.append((name, value))
+    return pairs
+
+
+def _loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """The socket, taken before anything is loaded. Raises ResourceProblem where that cannot be."""
+    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((host, port))
+    except OSError as error:
+        listener.close()
+        taken = error.errno == errno.EADDRINUSE
+        what = "this port is taken" if taken else f"cannot be bound ({error.strerror})"
+        remedy = "choose another with --port" if taken else "choose another --host or --port"
+        raise ResourceProblem(what, where=f"{host}:{port}", remedy=remedy) from error
+    return listener

@@ -1,0 +1,44 @@
+"""What a running server holds."""
+
+import secrets
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from didact.model.embed import Embedder
+from didact.serve.engine import Engine
+from didact.serve.errors import Refused
+from didact.serve.ground import Ground
+from didact.serve.keys import Keys
+from didact.serve.metrics import Metrics
+from didact.serve.served import Served
+
+
+@dataclass
+class State:
+    """Models by name, the first of which is the default, and what stands around them."""
+
+    engine: Engine
+    models: Mapping[str, Served]
+    ground: Ground | None = None
+    embedder: Embedder | None = None
+    embedder_name: str = ""
+    store: Any = None
+    keys: Keys | None = None
+    metrics: Metrics = field(default_factory=Metrics)
+    log_prompts: bool = False
+    cors: tuple[str, ...] = ()
+    hosts: tuple[str, ...] = ()
+
+    def served(self, name: str | None) -> Served:
+        """The model of that name; the first where none is given. Raises Refused for one that is not here."""
+        if name is None:
+            return next(iter(self.models.values()))
+        if name not in self.models:
+            raise Refused(f"the model {name!r} is not served here", 404, "model", "model_not_found")
+        return self.models[name]
+
+
+def drawn(seed: int | None) -> int:
+    """The seed of a request as the sampler takes it; by chance where none is given."""
+    return secrets.randbits(48) if seed is None else seed % (1 << 62)
