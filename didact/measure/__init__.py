@@ -10,6 +10,7 @@ from didact.measure.bridge import Bridge
 from didact.measure.choice import Choice
 from didact.measure.loss import Loss
 from didact.measure.recall import Mrr, Recall
+from didact.measure.worth import Worth
 from didact.named import make
 
 __all__ = ["NAMES", "Measure", "Subject", "resolve"]
@@ -22,6 +23,7 @@ NAMES: dict[str, type[Measure]] = {
     "loss": Loss,
     "mrr": Mrr,
     "recall": Recall,
+    "worth": Worth,
 }
 
 

@@ -52,3 +52,9 @@ def task(guard: bool = True) -> str:
 def _name(source: str, signs: Sequence[str]) -> str:
     """A source on one line, without what could end its attribute."""
     return defused(" ".join(re.sub(r'[<>"\s]+', " ", source).split()), signs)
+
+
+def asked(message: str) -> str:
+    """The question of a message that ``quoted`` made, or the message where it is none."""
+    passages, end, question = message.rpartition("</passage>\n\nQuestion: ")
+    return question if end and passages.startswith("<passage ") else message
