@@ -11,6 +11,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from didact.data.pieces import Counts, Pieces, cut, total
 from didact.data.stream import TokenStream
+from didact.data.words import listed
 from didact.engine.evaluate import Score, evaluate, scorer
 from didact.engine.metrics import Metrics, read
 from didact.engine.precision import pick_dtype
@@ -47,7 +48,13 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     before = _held_out(model, stage, heldout, ground, folder, Place())
     general = _general(stage, ground, renderer, model)
     knew = None if general is None else _knew(model, stage, general, ground)
+    lost = sorted(model.served.keys() - served(objectives).keys() - {"writes"})
+    if lost:
+        ground.say(f"{stage.name}: nothing here keeps up what the model could: {listed(lost)}")
     model.served = served(objectives)
+    if model.encoder and not model.served.get("embedding", {}).get("bidirectional", True):
+        what = "an encoder reads in both directions, and bidirectional is false"
+        raise UsageProblem(what, where=stage.name, remedy="leave it out")
     said: list[str] = []
     loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, both(ground.say, said.append), stage.name)
     done = loop.run()

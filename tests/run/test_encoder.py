@@ -65,3 +65,22 @@ def test_the_doctor_finds_an_encoder_sound(world, start):  # noqa: F811
     found = list(trials(world.folder / "recipe.yaml", [], world.folder / "runs", lambda line: None))
     assert {one.law[0] for one in found} == {"1", "2", "3", "4", "6"}
     assert all(one.ok for one in found), found
+
+
+def test_a_decoder_that_only_fills_in_does_not_write(world):  # noqa: F811
+    filled = "{pretrain: {context: 32, batch_size: 4, max_steps: 1, data: docs.jsonl, objective: masked}}"
+    world.recipe(filled)
+    world.run()
+    named = open_model(str(world.model), "cpu", world.said.append)
+    with pytest.raises(UsageProblem, match="was last trained to fill in or embed only, so it cannot write"):
+        Chat(named, None, None, world.said.append)
+    world.recipe(filled, filled.replace("masked", "causal"))
+    world.run()
+    open_model(str(world.model), "cpu", world.said.append).model.check_writes()
+
+
+def test_what_a_stage_does_not_keep_up_is_said(world):  # noqa: F811
+    learned = "{finetune: {data: chats.jsonl, context: 64, batch_size: 2, max_steps: 1, objective: %s}}"
+    world.recipe(learned % "prefix", learned % "sft")
+    world.run()
+    assert "finetune-2: nothing here keeps up what the model could: bidirectional_prompt" in world.said
