@@ -182,6 +182,41 @@ def embed(
 
 
 @app.command()
+def index(
+    paths: Annotated[list[str], typer.Argument(help="Files and folders with documents.")],
+    out: Annotated[Path, typer.Option(help="The index's folder, brought up to date if it is there.")] = Path("index"),
+    embedder: Annotated[str, typer.Option(help="A model that embeds, or none.")] = "all-minilm-l6-v2",
+    size: Annotated[int, typer.Option(min=80, max=100_000, help="Characters of a passage, at most.")] = 1200,
+    overlap: Annotated[int, typer.Option(min=0, help="Characters it repeats of the one before it.")] = 150,
+    device: Device = "auto",
+) -> None:
+    """Makes documents searchable, by words and by meaning; reads again only what has changed."""
+    from didact.run.search import index_files
+
+    index_files(paths, out, embedder, size, overlap, device, say)
+
+
+@app.command()
+def search(
+    index: Annotated[Path, typer.Argument(help="An index's folder, or runs/NAME/index.")],
+    query: Annotated[str | None, typer.Argument(help="A question.")] = None,
+    k: Annotated[int, typer.Option("-k", min=1, help="Passages to find.")] = 8,
+    mode: Annotated[Literal["hybrid", "dense", "words"], typer.Option(help="Vectors, words or both.")] = "hybrid",
+    where: Annotated[list[str] | None, typer.Option(help="key=value: kind, path, source, title or heading.")] = None,
+    rerank: Annotated[str | None, typer.Option(help="A model that reads the best again and orders them.")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="One JSON line a passage.")] = False,
+    questions: Annotated[
+        str | None, typer.Option(help="Records of anchor and positive: measures the search instead.")
+    ] = None,
+    device: Device = "auto",
+) -> None:
+    """Finds passages in an index, or measures how well it finds them."""
+    from didact.run.search import search as find
+
+    find(index, query, questions, k, mode, where or [], rerank, as_json, device, say)
+
+
+@app.command()
 def export(
     model: ModelName,
     folder: Annotated[Path, typer.Argument(help="A new folder.")],

@@ -7,7 +7,7 @@ import hashlib
 import heapq
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
@@ -90,45 +90,46 @@ class SourceExamples:
             yield os.fsencode(os.path.relpath(file.absolute(), base)).hex(), digest.hexdigest()
 
 
-def examples(data: Data, outputs: Mapping[str, Path], seed: int) -> list[SourceExamples]:
+def examples(data: Data, outputs: Mapping[str, Path], seed: int, also: Collection[str] = ()) -> list[SourceExamples]:
     """The sources of a stage's data, their names resolved; ``outputs`` maps ``stage/output`` to what it left.
 
+    ``also`` are suffixes of files that the caller reads itself, besides those that hold examples.
     Raises UsageProblem for a name that leads nowhere, with the nearest that does; DataProblem where
     nothing readable is found there; MissingExtra for the hub without ``datasets``.
     """
     found = []
     for source in data.sources:
         with _accessible(source.path):
-            files, skipped = _files(source.path, outputs)
+            files, skipped = _files(source.path, outputs, also)
         found.append(SourceExamples(source, files, skipped, seed))
     return found
 
 
-def fingerprint(data: Data, outputs: Mapping[str, Path]) -> str:
+def fingerprint(data: Data, outputs: Mapping[str, Path], also: Collection[str] = ()) -> str:
     """SHA-256 of the settings and of every file's name (below its source) and content."""
-    parts = [
-        [source.source.model_dump(mode="json"), sorted(source._contents())] for source in examples(data, outputs, 0)
-    ]
+    found = examples(data, outputs, 0, also)
+    parts = [[source.source.model_dump(mode="json"), sorted(source._contents())] for source in found]
     return hashlib.sha256(orjson.dumps(parts)).hexdigest()
 
 
 # --- names to files ----------------------------------------------------------------------------------------
 
 
-def _files(path: str, outputs: Mapping[str, Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def _files(path: str, outputs: Mapping[str, Path], also: Collection[str]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """The files a name stands for, sorted, and those left out because their kind is not known."""
     place = Path(outputs.get(path, path)).expanduser()
     if place.is_dir():
-        return _of_known_kind(path, _walk(place))
+        return _of_known_kind(path, _walk(place), also)
     if place.exists():
-        reader(place)  # an unknown suffix is said now, not when training starts
+        if place.suffix.lower() not in also:
+            reader(place)  # an unknown suffix is said now, not when training starts
         return (place,), ()
     if _on_hub(path, outputs):
         _datasets(path)
         return (), ()
     if glob.has_magic(path):
         matches = (Path(match) for match in glob.iglob(str(place), recursive=True))
-        return _of_known_kind(path, (match for match in matches if match.is_file()))
+        return _of_known_kind(path, (match for match in matches if match.is_file()), also)
     raise _missing(path, place, outputs)
 
 
@@ -146,15 +147,19 @@ def _walk(folder: Path) -> Iterator[Path]:
         seen.add(real)
 
 
-def _of_known_kind(path: str, files: Iterator[Path]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
+def _of_known_kind(
+    path: str, files: Iterator[Path], also: Collection[str]
+) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     found = sorted(set(files))
-    kept = tuple(file for file in found if known(file))
-    skipped = tuple(file for file in found if not known(file))
+    kept = tuple(file for file in found if known(file) or file.suffix.lower() in also)
+    skipped = tuple(file for file in found if not (known(file) or file.suffix.lower() in also))
     if not kept and not skipped:
         raise UsageProblem("no files there", where=path, remedy="name a file, or a folder or pattern with files")
     if not kept:
         names = listed(file.name for file in skipped)
-        raise DataProblem(f"no file of a known kind ({names})", where=path, remedy=f"known are {', '.join(READERS)}")
+        raise DataProblem(
+            f"no file of a known kind ({names})", where=path, remedy=f"known are {', '.join([*READERS, *also])}"
+        )
     return kept, skipped
 
 

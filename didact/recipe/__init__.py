@@ -4,7 +4,7 @@ from didact.recipe.editor import json_schema
 from didact.recipe.judging import Evaluate
 from didact.recipe.learning import Finetune, Learning, ObjectiveSpec, Pretrain, TaskSpec
 from didact.recipe.load import Loaded, load
-from didact.recipe.making import Corpus, Links, Mine, Tokenizer
+from didact.recipe.making import Corpus, Index, Links, Mine, Tokenizer
 from didact.recipe.schema import Recipe
 from didact.recipe.stage import Stage, stage_digest
 from didact.recipe.write import dump
@@ -13,6 +13,7 @@ __all__ = [
     "Corpus",
     "Evaluate",
     "Finetune",
+    "Index",
     "Learning",
     "Links",
     "Loaded",

@@ -6,6 +6,7 @@ from pydantic import Field, model_validator
 
 from didact.data.settings import Data, Pairing
 from didact.recipe.stage import Stage, misplaced
+from didact.retrieve.settings import SUFFIXES, Indexing
 
 Shots = Annotated[int, Field(ge=1)]
 Classes = Annotated[int, Field(ge=2)]
@@ -90,6 +91,31 @@ class Symbols(Stage):
     def outputs(self) -> tuple[str, ...]:
         """Prompts to train on under two kinds of labels, and prompts to measure on under three."""
         return ("train", "plain", "unseen", "flipped", "relevant")
+
+
+class Index(Stage, Indexing):
+    """An index over documents to search by words and by meaning; ``didact search runs/NAME/index`` asks it.
+
+    Reads text, Markdown, HTML, PDF, DOCX, notebooks, source code, and records of ``text``. Where the run has an index
+    already, only what has changed is read again.
+    """
+
+    kind = "index"
+    also = frozenset(SUFFIXES)
+    data: Data
+
+    @model_validator(mode="after")
+    def all_of_it(self) -> "Index":
+        """An index holds every document once."""
+        for number, source in enumerate(self.data.sources):
+            if source.sample or source.weight != 1:
+                raise misplaced("an index holds every document once; leave sample and weight out", "data", number)
+        return self
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The folder of the index."""
+        return ("index",)
 
 
 class Mine(Stage):

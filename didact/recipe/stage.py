@@ -33,6 +33,7 @@ class Stage(Settings):
 
     kind: ClassVar[str]
     incidental: ClassVar[frozenset[str]] = frozenset({"name"})
+    also: ClassVar[frozenset[str]] = frozenset()  # suffixes of files it reads besides those that hold examples
     name: Annotated[str, AfterValidator(lambda text: text and plain_name(text))] = ""
     seed: int = Field(default=0, ge=0, description="the recipe's unless given")
 

@@ -17,10 +17,11 @@ from didact.model.load import check_folder
 from didact.model.settings import Scratch
 from didact.recipe.judging import Evaluate
 from didact.recipe.learning import Finetune, Learning, Pretrain
-from didact.recipe.making import Answer, Corpus, Links, Mine, Symbols, Tokenizer
+from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Symbols, Tokenizer
 from didact.recipe.schema import Compare, Recipe
 from didact.recipe.stage import Stage, stage_digest
 from didact.recipe.write import dump
+from didact.retrieve.index import POINTER
 from didact.run import make
 from didact.run.answer import answer
 from didact.run.compare import compare
@@ -28,6 +29,7 @@ from didact.run.evaluate import evaluate_stage
 from didact.run.find import find_model
 from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
 from didact.run.ground import Ground
+from didact.run.index import index
 from didact.run.learn import learn
 from didact.run.mine import mine
 from didact.run.symbols import write_symbols
@@ -72,7 +74,7 @@ class Life:
             learned = learned or bool(_learning(stage))
             if isinstance(stage, Learning):
                 yield stage
-            elif isinstance(stage, INDEPENDENT) or (isinstance(stage, Answer | Mine) and not learned):
+            elif _independent(stage) or (isinstance(stage, Answer | Index | Mine) and not learned):
                 self.stage(number, stage)
             elif isinstance(stage, Mine):
                 self.say(f"{stage.name}: needs the trained model; the pairs it reads stand in for those it leaves")
@@ -104,7 +106,7 @@ class Life:
         for stage in self.recipe.stages:
             for data in stage.inputs().values():
                 given = [source for source in data.sources if source.path not in outputs]
-                for found in examples(Data(sources=tuple(given)), outputs, stage.seed) if given else ():
+                for found in examples(Data(sources=tuple(given)), outputs, stage.seed, stage.also) if given else ():
                     if found.skipped:
                         names = listed(path.name for path in found.skipped)
                         self.say(f"{found.source.path}: left out, of a kind that is not read: {names}")
@@ -124,8 +126,8 @@ class Life:
             if isinstance(stage, Tokenizer) and has_model:
                 what = "the model has a tokenizer already, and its weights mean the tokens of that one"
                 raise UsageProblem(what, where=stage.name, remedy="train a tokenizer only before a model from scratch")
-            elif isinstance(stage, Evaluate | Answer | Mine) and not has_model:
-                what = f"there is no model to {stage.kind} {'with ' if isinstance(stage, Mine) else ''}yet"
+            elif isinstance(stage, Evaluate | Answer | Index | Mine) and not (has_model or _independent(stage)):
+                what = f"there is no model to {stage.kind} {'with ' if isinstance(stage, Index | Mine) else ''}yet"
                 raise UsageProblem(what, where=stage.name, remedy="put it after a stage that trains one")
             outputs |= {f"{stage.name}/{output}": Path() for output in stage.outputs}
 
@@ -141,9 +143,9 @@ class Life:
 
     def stage(self, number: int, stage: Stage) -> Finished:
         """Runs one stage in its folder, or finds it finished; what it leaves is what the next stands on."""
-        inputs = [fingerprint(data, self.outputs) for data in stage.inputs().values()]
-        parent = "" if isinstance(stage, INDEPENDENT) else self.parent
-        name = identity(stage_digest(stage), parent, *inputs, *self._teachers(stage))
+        inputs = [fingerprint(data, self.outputs, stage.also) for data in stage.inputs().values()]
+        parent = "" if _independent(stage) else self.parent
+        name = identity(stage_digest(stage), parent, *inputs, *self._others(stage))
         folder = stage_folder(self.folder, number, stage.name, name)
         artifact = folder.finished()
         skipped = artifact is not None
@@ -162,11 +164,12 @@ class Life:
         self._adopt(stage, artifact, name)
         return Finished(stage, folder, artifact, skipped)
 
-    def _teachers(self, stage: Stage) -> list[str]:
-        """The content of the models that a stage learns from, besides the one it starts from."""
+    def _others(self, stage: Stage) -> list[str]:
+        """The content of the models that a stage learns from or embeds with, besides the one it starts from."""
         tasks = [task.objective for one in _learning(stage) for task in one.task_list]
         found = [objective.resolve(each.name, each.options).taught_by() for each in tasks]
         names = sorted({teacher.name for teacher in found if teacher and teacher.name != SELF})
+        names += [stage.embedder] if isinstance(stage, Index) and stage.embedder not in ("none", "model") else []
         return [content(find_model(name, self.cache, self.say)) for name in names]
 
     def ground(self) -> Ground:
@@ -191,6 +194,8 @@ class Life:
             self.model, self.tokenizer, self.parent = artifact.model, None, name
             if self.mesh.main:
                 replace(self.folder / "model.path", str(artifact.model.relative_to(self.folder)) + "\n")
+        if isinstance(stage, Index) and self.mesh.main:
+            replace(self.folder / POINTER, str(artifact.outputs["index"].relative_to(self.folder)) + "\n")
         if artifact.tokenizer:
             self.tokenizer, self.parent = artifact.tokenizer, name
 
@@ -201,13 +206,19 @@ def _learning(stage: Stage) -> list[Learning]:
     return [one for one in stages if isinstance(one, Learning)]
 
 
-INDEPENDENT = (Corpus, Tokenizer, Links, Symbols)  # what they leave does not depend on the model so far
+def _independent(stage: Stage) -> bool:
+    """Whether what it leaves does not depend on the model so far."""
+    if isinstance(stage, Index):
+        return stage.embedder != "model"
+    return isinstance(stage, Corpus | Tokenizer | Links | Symbols)
+
 
 DO: dict[type[Stage], Callable[..., Artifact]] = {
     Corpus: make.corpus,
     Tokenizer: make.tokenizer,
     Links: make.links,
     Symbols: write_symbols,
+    Index: index,
     Mine: mine,
     Pretrain: learn,
     Finetune: learn,

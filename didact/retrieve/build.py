@@ -1,0 +1,307 @@
+"""Builds and updates an index: only what has changed is read, and what is finished is never lost."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import sqlite3
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from didact.data.formats import Document
+from didact.data.source import SourceExamples
+from didact.data.words import brief
+from didact.engine.durable import MANIFEST, on_disk, verify
+from didact.errors import DataProblem, ResourceProblem
+from didact.retrieve import store
+from didact.retrieve.chunk import cut
+from didact.retrieve.embedding import Embedding
+from didact.retrieve.extract import Extract
+from didact.retrieve.load.files import document, load
+from didact.retrieve.settings import Indexing
+
+BATCH = 256  # passages embedded and written together
+PAUSE = 10.0  # seconds between two lines about how far it is
+SAID = 20  # files left out that are named one by one
+Say = Callable[[str], None]
+
+
+@dataclass
+class Tally:
+    """What a build did."""
+
+    files: int = 0
+    added: int = 0  # documents, the changed ones too
+    removed: int = 0
+    kept: int = 0
+    embedded: int = 0  # passages
+    skipped: list[str] = field(default_factory=list)  # a line each
+
+
+@dataclass(frozen=True)
+class _Place:
+    """A file, or a source that is none: the name the index calls it, its content's hash, and what is in it."""
+
+    name: str
+    sha256: str
+    size: int
+    documents: Callable[[], Iterator[Extract]]
+
+
+def build(
+    sources: Sequence[SourceExamples], folder: Path, settings: Indexing, embedding: Embedding | None, say: Say
+) -> dict[str, Any]:
+    """Makes the index in ``folder`` hold exactly the documents of ``sources``; returns its facts.
+
+    Files whose content is known are not read again, those that are gone are removed. Killed at any moment, the next
+    build goes on with what is finished; an index that is damaged, or was made with other settings, is built anew, and
+    that is said. A file that cannot be read is said and left out. Raises DataProblem where nothing could be read.
+    """
+    with on_disk(folder, "make the index"):
+        folder.mkdir(parents=True, exist_ok=True)
+    with store.locked(folder), store.speaking(folder):
+        base = _opened(folder, _facts(settings, embedding), say)
+        places = _places(sources)
+        tally = Tally(files=len(places))
+        known = {
+            name: (sha256, problem) for name, sha256, problem in base.execute("SELECT path, sha256, problem FROM file")
+        }
+        gone = sorted(known.keys() - {place.name for place in places})
+        todo = [place for place in places if known.get(place.name, ("", ""))[0] != place.sha256]
+        for place in places:
+            sha256, problem = known.get(place.name, ("", ""))
+            if problem and sha256 == place.sha256:
+                _skip(tally, problem, say)
+        if gone or todo or not (folder / MANIFEST).exists():
+            (folder / MANIFEST).unlink(missing_ok=True)
+            _Writer(base, settings, embedding, tally, say).run(todo, gone)
+        _said(tally, say)
+        found = _counts(base, folder, tally, places)
+        if not (folder / MANIFEST).exists():
+            store.seal(base, folder)
+        base.close()
+    return found
+
+
+class _Writer:
+    """Documents waiting to be embedded and written together."""
+
+    def __init__(
+        self, base: sqlite3.Connection, settings: Indexing, embedding: Embedding | None, tally: Tally, say: Say
+    ):
+        self.base, self.settings, self.embedding, self.tally, self.say = base, settings, embedding, tally, say
+        self.spoke = time.monotonic()
+        self.waiting: list[store.Entry] = []
+        self.done: list[tuple[_Place, set[str], str]] = []  # files read to their end: what is in them, what was wrong
+
+    def run(self, todo: Sequence[_Place], gone: Sequence[str]) -> None:
+        """Reads every file of ``todo`` and removes those of ``gone``."""
+        for name in gone:
+            with store.transaction(self.base, write=True):
+                self.tally.removed += store.delete(self.base, "file = ?", name)
+                self.base.execute("DELETE FROM file WHERE path = ?", (name,))
+                store.step(self.base)
+        for place in todo:
+            self._read(place)
+            if sum(len(entry.rows) for entry in self.waiting) >= BATCH or len(self.done) >= BATCH:
+                self._write()
+        self._write()
+
+    def _read(self, place: _Place) -> None:
+        rows = self.base.execute("SELECT source, sha256 FROM document WHERE file = ?", (place.name,))
+        known, found, problem = dict(rows), set[str](), ""
+        try:
+            for extract in place.documents():
+                found.add(extract.source)
+                digest = _digest(extract)
+                if known.get(extract.source) == digest:
+                    self.tally.kept += 1
+                else:
+                    self.waiting.append(_entry(place.name, extract, digest, self.settings))
+                if extract.note:
+                    self.say(f"{place.name}: {extract.note}")
+                if sum(len(entry.rows) for entry in self.waiting) >= BATCH:
+                    self._write()
+        except DataProblem as error:
+            problem, found = str(error), set()
+            self.waiting = [entry for entry in self.waiting if entry.file != place.name]
+            _skip(self.tally, problem, self.say)
+        self.done.append((place, found, problem))
+
+    def _write(self) -> None:
+        """Embeds what waits, and writes it with all that belongs to it in one transaction."""
+        entries = _embedded(self.waiting, self.embedding)
+        with store.transaction(self.base, write=True):
+            store.write(self.base, entries)
+            for place, found, problem in self.done:
+                rows = self.base.execute("SELECT source FROM document WHERE file = ?", (place.name,)).fetchall()
+                for source in {source for (source,) in rows} - found:
+                    self.tally.removed += store.delete(self.base, "file = ? AND source = ?", place.name, source)
+                fields = (place.name, place.sha256, place.size, problem)
+                self.base.execute("INSERT OR REPLACE INTO file VALUES (NULL, ?, ?, ?, ?)", fields)
+            store.step(self.base)
+        self.tally.added += len(entries)
+        self.tally.embedded += sum(len(entry.rows) for entry in entries)
+        self.waiting, self.done = [], []
+        if time.monotonic() - self.spoke > PAUSE:
+            self.spoke = time.monotonic()
+            self.say(f"{self.tally.added:,} documents, {self.tally.embedded:,} passages so far")
+
+
+def _entry(file: str, extract: Extract, digest: str, settings: Indexing) -> store.Entry:
+    rows = []
+    for span in cut(extract, settings.size, settings.overlap):
+        about = " > ".join(dict.fromkeys([*([extract.title] if extract.title else []), *span.path]))
+        text = extract.text[span.start : span.end]
+        rows.append(store.Row(" > ".join(span.path), about, text, span.start, span.end))
+    text_sha256 = hashlib.sha256(extract.text.strip().encode()).hexdigest()
+    title = extract.title or extract.source
+    return store.Entry(file, extract.source, title, extract.kind, text_sha256, digest, tuple(rows))
+
+
+def _digest(extract: Extract) -> str:
+    return hashlib.sha256(repr((extract.text, extract.title, extract.kind, extract.blocks)).encode()).hexdigest()
+
+
+def _embedded(entries: Sequence[store.Entry], embedding: Embedding | None) -> list[store.Entry]:
+    """The same documents with the vectors of their passages, which are read under what they are about."""
+    if embedding is None or not entries:
+        return list(entries)
+    texts = [f"{row.about}\n{row.text}" if row.about else row.text for entry in entries for row in entry.rows]
+    vectors = iter(embedding.vectors(texts, "document").astype("<f2") if texts else ())
+    return [
+        replace(entry, rows=tuple(replace(row, vector=next(vectors).tobytes()) for row in entry.rows))
+        for entry in entries
+    ]
+
+
+# --- what there is, and whether it can be gone on with -----------------------------------------------------
+
+
+def _facts(settings: Indexing, embedding: Embedding | None) -> dict[str, str]:
+    """What an index must agree in to be gone on with."""
+    return {
+        "size": str(settings.size),
+        "overlap": str(settings.overlap),
+        "embedder": embedding.name if embedding else "",
+        "content": embedding.content if embedding else "",
+    }
+
+
+def _opened(folder: Path, wanted: dict[str, str], say: Say) -> sqlite3.Connection:
+    """The index to go on with, or a new one."""
+    if (folder / store.NAME).exists():
+        try:
+            base = _checked(folder)
+        except DataProblem as error:
+            say(f"{folder}: {error.what}; it is built anew")
+        else:
+            known = store.facts(base) if base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] else {}
+            moved = {**known, "embedder": wanted["embedder"]}  # the same model may lie elsewhere
+            if all(moved.get(key) == value for key, value in {**wanted, "format": store.FORMAT}.items()):
+                if moved != known:
+                    (folder / MANIFEST).unlink(missing_ok=True)
+                    base.execute("UPDATE fact SET value = ? WHERE key = 'embedder'", (wanted["embedder"],))
+                return base
+            base.close()
+            if known:  # nothing is known of one whose making was interrupted
+                say(f"{folder}: made with other settings, so it is built anew")
+    store.remove(folder)
+    return store.create(folder, wanted)
+
+
+def _checked(folder: Path) -> sqlite3.Connection:
+    """The index on the disk. Raises DataProblem where it is damaged."""
+    if (folder / MANIFEST).exists():
+        verify(folder)
+    with store.speaking(folder):
+        base = store.connect(folder, write=True)
+        if not (folder / MANIFEST).exists() and base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
+            store.check(base, folder)
+    return base
+
+
+def _places(sources: Sequence[SourceExamples]) -> list[_Place]:
+    """Every file once, in the order of the names they have below the folder common to all."""
+    files = {file.absolute() for source in sources for file in source.files}
+    roots = [_root(source) for source in sources if source.files]
+    common = Path(os.path.commonpath(roots)) if roots else Path()
+    found = [_file(file, file.relative_to(common).as_posix()) for file in sorted(files)]
+    return found + [_source(source) for source in sources if not source.files]
+
+
+def _root(source: SourceExamples) -> Path:
+    """The folder a source names, or that of the one file it is."""
+    parents = [file.absolute().parent for file in source.files]
+    named = Path(source.source.path).expanduser().absolute()
+    return named if named.is_dir() else Path(os.path.commonpath(parents))
+
+
+def _file(file: Path, name: str) -> _Place:
+    if not file.is_file():
+        raise ResourceProblem("is not a regular file", where=str(file), remedy="name a file")
+    try:
+        with file.open("rb") as stream:
+            digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        what = f"cannot be read: {brief(error.strerror or error)}"
+        raise ResourceProblem(what, where=str(file), remedy="check its permissions and its disk") from error
+    name = name.encode("utf-8", "replace").decode()
+    return _Place(name, digest, file.stat().st_size, lambda: load(file, name))
+
+
+def _source(source: SourceExamples) -> _Place:
+    """Data on the hub: as one file."""
+
+    def documents() -> Iterator[Extract]:
+        for one in source:
+            if not isinstance(one, Document):
+                raise DataProblem("is no document", where=one.where, remedy="an index holds texts: name a set of them")
+            yield document(one.text, one.where)
+
+    return _Place(source.source.path, source.fingerprint, 0, documents)
+
+
+# --- what is said ------------------------------------------------------------------------------------------
+
+
+def _skip(tally: Tally, problem: str, say: Say) -> None:
+    tally.skipped.append(problem)
+    if len(tally.skipped) <= SAID:
+        say(f"left out: {problem}")
+
+
+def _said(tally: Tally, say: Say) -> None:
+    if len(tally.skipped) > SAID:
+        say(f"left out: {len(tally.skipped) - SAID:,} more files")
+
+
+def _counts(base: sqlite3.Connection, folder: Path, tally: Tally, places: Iterable[_Place]) -> dict[str, Any]:
+    """The facts of an index. Raises DataProblem for an empty one."""
+
+    def count(table: str) -> int:
+        return base.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
+
+    found = {
+        "files": count("file"),
+        "documents": count("document"),
+        "passages": count("chunk"),
+        "vectors": count("vector"),
+    }
+    if not found["passages"]:
+        if tally.skipped:
+            raise DataProblem(f"nothing could be read: {tally.skipped[0]}", where=str(folder))
+        raise DataProblem("there is no text to index", where=", ".join(place.name for place in places)[:200])
+    known = store.facts(base)
+    return {
+        **found,
+        "embedder": known["embedder"] or "none",
+        "size": int(known["size"]),
+        "overlap": int(known["overlap"]),
+        "added": tally.added,
+        "removed": tally.removed,
+        "left out": tally.skipped,
+    }

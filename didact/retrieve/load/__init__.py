@@ -1,0 +1,1 @@
+"""Loaders, one function a family: ``files.load`` takes any file to the documents in it."""

@@ -1,0 +1,288 @@
+"""Building an index: what changed is read again and nothing else, what was finished survives, damage is seen."""
+
+import json
+import os
+import shutil
+import signal
+import sqlite3
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from didact.errors import DataProblem, ResourceProblem
+from didact.retrieve import store
+from didact.retrieve.index import Index
+from didact.retrieve.load.files import load
+from tests.retrieve.toy import Counting, index, toy
+
+
+@pytest.fixture
+def docs(tmp_path):
+    folder = tmp_path / "docs"
+    (folder / "sub").mkdir(parents=True)
+    for name in ("a.md", "b.md", "sub/c.txt"):
+        (folder / name).write_text(f"# {name}\n\n" + f"{name} tells of itself. " * 20)
+    records = [{"text": f"record {number} speaks " * 15, "id": f"r{number}"} for number in range(4)]
+    (folder / "records.jsonl").write_text("".join(json.dumps(record) + "\n" for record in records))
+    return folder
+
+
+def content(folder):
+    """All that is stored, but the numbers that rows have."""
+    base = store.connect(folder)
+    rows = base.execute(
+        "SELECT file, source, title, kind, text_sha256, sha256, seal, heading, about, text, start, stop, data "
+        "FROM chunk JOIN document ON document.id = document LEFT JOIN vector USING (number) "
+        "ORDER BY file, source, start"
+    ).fetchall()
+    files = base.execute("SELECT path, sha256, size, problem FROM file ORDER BY path").fetchall()
+    words = base.execute("SELECT rowid FROM words WHERE words MATCH 'tells OR speaks'").fetchall()
+    base.close()
+    return rows, files, len(words)
+
+
+def test_what_is_stored_stands_where_it_says(docs, tmp_path):
+    facts = index(docs, tmp_path / "ix", toy())
+    rows, files, _ = content(tmp_path / "ix")
+    assert facts["files"] == len(files) == 4
+    assert facts["documents"] == 7
+    assert facts["passages"] == facts["vectors"] == len(rows)
+    texts = {
+        found.source: found.text
+        for path in docs.rglob("*.*")
+        for found in load(path, path.relative_to(docs).as_posix())
+    }
+    for row in rows:
+        assert texts[row[1]][row[10] : row[11]] == row[9]
+        assert row[11] - row[10] <= 200
+
+
+def test_only_what_changed_is_read_again(docs, tmp_path):
+    index(docs, tmp_path / "ix", toy())
+    (docs / "a.md").write_text("# a.md\n\nnow something else tells")
+    lines = (docs / "records.jsonl").read_text().splitlines()
+    lines[2] = json.dumps({"text": "a new record speaks", "id": "r2"})
+    (docs / "records.jsonl").write_text("\n".join(lines))
+    (docs / "new.md").write_text("new tells")
+    os.utime(docs / "b.md")
+    counting = Counting()
+    facts = index(docs, tmp_path / "ix", toy(counting))
+    assert sorted(text.splitlines()[-1] for text in counting.texts) == [
+        "a new record speaks",
+        "new tells",
+        "now something else tells",
+    ]
+    assert facts["added"] == 3
+    index(docs, tmp_path / "fresh", toy())
+    assert content(tmp_path / "ix") == content(tmp_path / "fresh")
+
+
+def test_nothing_changed_and_not_a_byte_is_written(docs, tmp_path):
+    index(docs, tmp_path / "ix", toy())
+    before = {path.name: path.read_bytes() for path in (tmp_path / "ix").iterdir()}
+    counting = Counting()
+    facts = index(docs, tmp_path / "ix", toy(counting))
+    assert (counting.texts, facts["added"], facts["removed"]) == ([], 0, 0)
+    after = {path.name: path.read_bytes() for path in (tmp_path / "ix").iterdir()}
+    assert {name: after[name] for name in before} == before
+
+
+def test_what_is_gone_is_removed(docs, tmp_path):
+    index(docs, tmp_path / "ix", toy())
+    (docs / "a.md").unlink()
+    lines = (docs / "records.jsonl").read_text().splitlines()
+    (docs / "records.jsonl").write_text("\n".join(lines[1:]))
+    facts = index(docs, tmp_path / "ix", toy())
+    assert (facts["removed"], facts["added"]) == (2, 0)
+    index(docs, tmp_path / "fresh", toy())
+    assert content(tmp_path / "ix") == content(tmp_path / "fresh")
+    assert not Index.open(tmp_path / "ix").search("a.md", mode="words", where={"path": "a.md"})
+
+
+def test_other_settings_or_another_model_build_it_anew(docs, tmp_path):
+    index(docs, tmp_path / "ix", toy())
+    for settings, embedding in (({"size": 150}, toy()), ({}, toy(content="toy-2")), ({}, None)):
+        said = []
+        index(docs, tmp_path / "ix", embedding, said, **settings)
+        assert said == [f"{tmp_path / 'ix'}: made with other settings, so it is built anew"]
+
+
+def test_files_that_cannot_be_read_are_said_once_each_and_left_out(docs, tmp_path):
+    (docs / "bad.md").write_bytes(b"\xff\xfe")
+    (docs / "bad.jsonl").write_text('{"text": "good speaks"}\n{"text": 3}\n')
+    said = []
+    facts = index(docs, tmp_path / "ix", toy(), said)
+    assert len(said) == len(facts["left out"]) == 2
+    assert f"left out: {docs / 'bad.jsonl'}:2: " in said[0]
+    assert f"left out: {docs / 'bad.md'}: byte 0" in said[1]
+    assert facts["documents"] == 7
+    again = []
+    index(docs, tmp_path / "ix", toy(), again)
+    assert sorted(again) == sorted(said)
+
+
+def test_a_file_that_breaks_takes_its_passages_with_it(docs, tmp_path):
+    index(docs, tmp_path / "ix", toy())
+    (docs / "a.md").write_bytes(b"a\0b")
+    assert index(docs, tmp_path / "ix", toy())["removed"] == 1
+
+
+def test_nothing_to_index_is_an_error(tmp_path):
+    (tmp_path / "a.md").write_bytes(b"\xff")
+    with pytest.raises(DataProblem, match=r"a\.md: byte 0 \(0xff\) is not valid UTF-8"):
+        index(tmp_path / "a.md", tmp_path / "ix")
+    (tmp_path / "b.md").write_text(" ")
+    with pytest.raises(DataProblem, match="there is no text to index"):
+        index(tmp_path / "b.md", tmp_path / "ix2")
+
+
+def test_several_places_are_named_below_what_they_share(docs, tmp_path):
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more/z.md").write_text("z tells")
+    index([docs, tmp_path / "more"], tmp_path / "ix")
+    assert {file[0] for file in content(tmp_path / "ix")[1]} >= {"docs/a.md", "docs/sub/c.txt", "more/z.md"}
+
+
+# --- damage and interruption -------------------------------------------------------------------------------
+
+
+def test_a_flipped_byte_anywhere_is_seen_and_mended(docs, tmp_path):
+    index(docs, tmp_path / "ix", toy())
+    whole = content(tmp_path / "ix")
+    path = tmp_path / "ix" / store.NAME
+    data = path.read_bytes()
+    for place in range(7, len(data), len(data) // 9):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 1]) + data[place + 1 :])
+        with pytest.raises(DataProblem, match=r"the index is damaged .*; build it again"):
+            Index.open(tmp_path / "ix")
+    for spoil in (data[: len(data) // 2], b"", data + b"x"):
+        path.write_bytes(spoil)
+        said = []
+        index(docs, tmp_path / "ix", toy(), said)
+        assert "damaged" in said[0]
+        assert said[0].endswith("it is built anew")
+        assert len(said) == 1
+        assert content(tmp_path / "ix") == whole
+
+
+def test_damage_is_seen_in_an_unfinished_index_too(docs, tmp_path):
+    index(docs, tmp_path / "ix", toy())
+    whole = content(tmp_path / "ix")
+    (tmp_path / "ix/manifest.json").unlink()
+    base = store.connect(tmp_path / "ix", write=True)
+    base.execute("UPDATE chunk SET start = start + 1 WHERE number = 3")
+    base.close()
+    said = []
+    index(docs, tmp_path / "ix", toy(), said)
+    assert "the passages of" in said[0]
+    assert content(tmp_path / "ix") == whole
+
+
+def test_a_torn_manifest_or_none(docs, tmp_path):
+    with pytest.raises(DataProblem, match="no index here"):
+        Index.open(tmp_path)
+    index(docs, tmp_path / "ix", toy())
+    (tmp_path / "ix/manifest.json").unlink()
+    with pytest.raises(DataProblem, match="unfinished"):
+        Index.open(tmp_path / "ix")
+    counting = Counting()
+    index(docs, tmp_path / "ix", toy(counting))
+    assert counting.texts == []
+    assert Index.open(tmp_path / "ix")
+
+
+def test_two_builds_at_once(docs, tmp_path):
+    index(docs, tmp_path / "ix")
+    with store.locked(tmp_path / "ix"), pytest.raises(ResourceProblem, match="at work on this index"):
+        index(docs, tmp_path / "ix")
+    with store.locked(tmp_path / "ix"), pytest.raises(ResourceProblem, match="is building this index"):
+        Index.open(tmp_path / "ix")
+
+
+KILLED = """
+import os, signal, sys
+from didact.retrieve import build, store
+from tests.retrieve.toy import index, toy
+build.BATCH = 5
+left = int(sys.argv[3])
+def dying(module, name):
+    before = getattr(module, name)
+    def after(*given, **named):
+        global left
+        left -= 1
+        if left == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return before(*given, **named)
+    setattr(module, name, after)
+for name in ("delete", "step", "seal", "write", "write_manifest", "sync_folder", "create"):
+    dying(store, name)
+dying(os, "replace")
+dying(build, "cut")
+class Base:
+    "A connection that dies before a statement."
+    def __init__(self, base):
+        self.base = base
+    def __getattr__(self, name):
+        return getattr(self.base, name)
+    def execute(self, *given):
+        return self.base.execute(*given)
+dying(Base, "execute")
+connect = store.connect
+store.connect = lambda *given, **named: Base(connect(*given, **named))
+index(sys.argv[1], __import__("pathlib").Path(sys.argv[2]), toy())
+print("done", left)
+"""
+
+
+def killed(docs, folder, moment):
+    command = [sys.executable, "-c", KILLED, str(docs), str(folder), str(moment)]
+    root = str(Path(__file__).parents[2])
+    return subprocess.run(command, env={**os.environ, "PYTHONPATH": root}, capture_output=True, text=True, check=False)
+
+
+def resumed(docs, tmp_path, moment, whole):
+    folder = tmp_path / f"killed-{moment}"
+    done = killed(docs, folder, moment)
+    if done.returncode == 0:
+        return False
+    assert done.returncode == -signal.SIGKILL, done.stderr
+    said = []
+    index(docs, folder, toy(), said)
+    assert said == []
+    assert content(folder) == whole
+    assert Index.open(folder).facts["chunk"] == len(whole[0])
+    shutil.rmtree(folder)
+    return True
+
+
+def test_killed_and_resumed_is_as_never_killed(docs, tmp_path):
+    index(docs, tmp_path / "ix", toy())
+    whole = content(tmp_path / "ix")
+    done = killed(docs, tmp_path / "count", 10**6)
+    calls = 10**6 - int(done.stdout.split()[1])
+    assert content(tmp_path / "count") == whole
+    for moment in (2, calls // 5, calls // 3, calls // 2, calls - 30, calls - 2):
+        assert resumed(docs, tmp_path, moment, whole)
+
+
+@pytest.mark.slow
+def test_killed_at_any_moment(docs, tmp_path):
+    index(docs, tmp_path / "ix", toy())
+    whole = content(tmp_path / "ix")
+    moments = 0
+    while resumed(docs, tmp_path, 1 + moments, whole):
+        moments += 1
+    assert moments > 120
+
+
+def test_what_was_finished_before_the_kill_is_not_embedded_again(docs, tmp_path):
+    done = killed(docs, tmp_path / "count", 10**6)
+    calls = 10**6 - int(done.stdout.split()[1])
+    killed(docs, tmp_path / "ix", calls * 2 // 3)
+    stored = sqlite3.connect(tmp_path / "ix" / store.NAME).execute("SELECT count(*) FROM vector").fetchone()[0]
+    counting = Counting()
+    facts = index(docs, tmp_path / "ix", toy(counting))
+    assert stored > 0
+    assert len(counting.texts) == facts["vectors"] - stored
