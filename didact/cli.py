@@ -13,6 +13,7 @@ import typer
 from typer.core import TyperGroup
 
 from didact import __version__
+from didact.cli_feedback import app as feedback
 from didact.errors import GateFailed, Problem, UsageProblem
 
 
@@ -38,6 +39,8 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+app.add_typer(feedback, name="feedback")
 
 RecipePath = Annotated[Path, typer.Argument(help="The recipe, a YAML file.")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="Overrides, as stage.key=value.")]
@@ -327,6 +330,7 @@ def _without_debug(arguments: list[str]) -> tuple[list[str], bool]:
 def _verb(arguments: list[str]) -> str:
     """The verb that was meant, if it is one."""
     known = [command.name or command.callback.__name__ for command in app.registered_commands if command.callback]
+    known += [group.name for group in app.registered_groups if group.name]
     return " ".join(["didact", *(argument for argument in arguments[:1] if argument in known)])
 
 

@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from didact.audit import laws
 from didact.audit.toy import toy_network, toy_teacher
 from didact.data.corpus import Corpus, encode
-from didact.data.formats import Conversation, Document, Example, Texts
+from didact.data.formats import Answers, Conversation, Document, Example, Texts
 from didact.data.pieces import Pieces, cut
 from didact.data.settings import Data
 from didact.data.source import examples
@@ -267,5 +267,6 @@ def _prompt(example: Example, renderer: Renderer) -> list[int]:
         return renderer.conversation(example.messages, example.tools).tokens[:PIECE]
     if isinstance(example, Texts):
         return renderer.document(example.texts[0]).tokens[:PIECE]
+    assert not isinstance(example, Answers)  # refused when they were encoded
     rendered = renderer.document(example.text if isinstance(example, Document) else example.prompt)
     return rendered.tokens[:PIECE]

@@ -14,7 +14,7 @@ from typing import assert_never
 
 import numpy as np
 
-from didact.data.formats import Completion, Conversation, Document, Example, Texts
+from didact.data.formats import Answers, Completion, Conversation, Document, Example, Texts
 from didact.data.taught import Taught
 from didact.errors import DataProblem, ResourceProblem
 from didact.text.render import Rendered, Renderer
@@ -76,8 +76,16 @@ def _render(batch: Sequence[Example], renderer: Renderer) -> list[Rendered]:
             return [renderer.completion(pair.prompt, pair.completion) for pair in pairs]
         case Texts():
             return [_joined(example, renderer) for example in batch if isinstance(example, Texts)]
+        case Answers():
+            raise _judged()
         case _:
             assert_never(batch[0])
+
+
+def _judged() -> DataProblem:
+    """Bad answers are among them, so they are not to be imitated."""
+    remedy = "keep prompt and completion, or messages, of the good ones; of feedback, name feedback:good"
+    return DataProblem("answers that people judged, and nothing here learns from judgements", remedy=remedy)
 
 
 def _joined(example: Texts, renderer: Renderer) -> Rendered:
@@ -100,6 +108,8 @@ def trained_text(example: Example) -> str:
             return example.completion
         case Texts():
             return "".join(example.texts)
+        case Answers():
+            raise _judged()
         case _:
             assert_never(example)
 

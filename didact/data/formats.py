@@ -22,6 +22,7 @@ from didact.errors import DataProblem
 ROLES = ("system", "developer", "user", "assistant", "tool")
 RELATIONS = ("contiguous", "random", "linked")  # of two texts; their numbers are what a model tells apart
 Message = dict[str, Any]
+Said = str | tuple[Message, ...]
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,20 @@ class Texts:
     value: float = math.nan
 
 
-Example = Document | Conversation | Completion | Texts
+@dataclass(frozen=True)
+class Answers:
+    """Answers to one prompt and what people thought of each: a higher value is a better answer.
+
+    ``prompt`` and each of ``answers`` are text, or messages as of a Conversation.
+    """
+
+    where: str
+    prompt: Said
+    answers: tuple[Said, ...]
+    values: tuple[float, ...]
+
+
+Example = Document | Conversation | Completion | Texts | Answers
 Format = Callable[..., Example]  # (where, its fields by name) -> Example
 
 # --- the formats -------------------------------------------------------------------------------------------
@@ -161,7 +175,39 @@ def related(where: str, first: Any, second: Any, relation: Any) -> Example:
     return Texts(where, texts, ("text", "text"), float(RELATIONS.index(relation)))
 
 
-FORMATS: tuple[Format, ...] = (text, messages, sharegpt, alpaca, completion, pair, scored, related)
+def preference(where: str, prompt: Any, chosen: Any, rejected: Any) -> Example:
+    """A prompt, an answer to it, and a worse one."""
+    return _answers(where, prompt, {"chosen": chosen, "rejected": rejected}, (1.0, 0.0))
+
+
+def ranked(where: str, prompt: Any, completions: Any, ranking: Any) -> Example:
+    """Answers to a prompt, and their numbers in groups, the best group first."""
+    answers = _list(where, "completions", completions)
+    groups = [_list(where, f"ranking[{i}]", group) for i, group in enumerate(_list(where, "ranking", ranking))]
+    place = {number: i for i, group in enumerate(groups) for number in group if isinstance(number, int)}
+    if sum(map(len, groups)) != len(answers) or place.keys() != set(range(len(answers))):
+        raise _problem(where, f"the ranking does not name each of the {len(answers)} completions once")
+    named = {f"completions[{i}]": answer for i, answer in enumerate(answers)}
+    return _answers(where, prompt, named, tuple(-float(place[i]) for i in range(len(answers))))
+
+
+def labelled(where: str, prompt: Any, completion: Any, label: Any) -> Example:
+    """An answer to a prompt, and whether it was good."""
+    if not isinstance(label, bool):
+        raise _problem(where, f"label is {kind(label)}, wanted true or false")
+    return _answers(where, prompt, {"completion": completion}, (float(label),))
+
+
+def rated(where: str, prompt: Any, completion: Any, rating: Any) -> Example:
+    """An answer to a prompt, and how good it was."""
+    return _answers(where, prompt, {"completion": completion}, (_number(where, "rating", rating),))
+
+
+FORMATS: tuple[Format, ...] = (
+    *(text, messages, sharegpt, alpaca, completion),
+    *(pair, scored, related),
+    *(preference, ranked, labelled, rated),
+)
 
 # Fields that turn an example into something else: never passed over unless a format takes them.
 UNREAD = ("chosen", "rejected", "label", "kto_tag", "image", "images", "audio", "audios", "video", "videos")
@@ -206,8 +252,9 @@ def detect(record: Mapping[str, Any], where: str = "") -> Format:
 
 
 def _fitting(record: Mapping[str, Any]) -> list[Format]:
-    """Formats whose needed fields are all there, less those whose fields another one knows as its own extras."""
+    """Formats whose needed fields are all there, less those that need but some of another's, or are its extras."""
     fits = [format for format in FORMATS if record.keys() >= set(_fields(format)[0])]
+    fits = [one for one in fits if not any(set(_fields(one)[0]) < set(_fields(other)[0]) for other in fits)]
     if len(fits) == 1:
         return fits
     extras = {field for format in fits for field in _fields(format)[1]}
@@ -270,6 +317,17 @@ def _conversation(where: str, turns: list[Message], tools: Any, before: Sequence
     if not any(turn["role"] == "assistant" and turn.get("weight", 1) for turn in turns):
         raise _problem(where, "the conversation has no assistant turn to learn", "end it with the assistant's answer")
     return Conversation(where, tuple(turns), _tools(where, tools), tuple(before))
+
+
+def _answers(where: str, prompt: Any, answers: Mapping[str, Any], values: tuple[float, ...]) -> Example:
+    read = tuple(_said(where, name, answer) for name, answer in answers.items())
+    return Answers(where, _said(where, "prompt", prompt), read, values)
+
+
+def _said(where: str, name: str, value: Any) -> Said:
+    if not isinstance(value, list):
+        return _filled(where, name, value)
+    return tuple(_message(where, f"{name}[{i}]", turn) for i, turn in enumerate(value))
 
 
 def _message(where: str, name: str, turn: Any) -> Message:

@@ -13,10 +13,10 @@ Relation = Literal["contiguous", "random", "linked"]
 class Source(Settings):
     """One place to read examples from.
 
-    ``path`` is a file, a folder, a glob, ``hub:org/name[:split]``, or ``stage/output`` for what an
-    earlier stage left. ``sample`` keeps that many examples, chosen by the recipe's seed; the short
-    form is ``path#1000``. ``weight`` is how many times an epoch passes over the source: 2 reads
-    every example twice, 0.25 a fresh random quarter each epoch.
+    ``path`` is a file, a folder, a glob, ``hub:org/name[:split]``, ``feedback[:kind][@store]``, or
+    ``stage/output`` for what an earlier stage left. ``sample`` keeps that many examples, chosen by
+    the recipe's seed; the short form is ``path#1000``. ``weight`` is how many times an epoch passes
+    over the source: 2 reads every example twice, 0.25 a fresh random quarter each epoch.
     """
 
     path: str = Field(min_length=1)

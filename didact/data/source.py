@@ -17,8 +17,10 @@ from typing import Any
 
 import orjson
 
+from didact.data import judged
 from didact.data.files import READERS, known, read, reader, without_nulls
 from didact.data.formats import Example, parse
+from didact.data.judged import is_feedback
 from didact.data.settings import Data, Source
 from didact.data.words import brief, listed, nearest
 from didact.errors import DataProblem, MissingExtra, ResourceProblem, UsageProblem
@@ -30,7 +32,7 @@ HUB = re.compile(r"(?P<mark>hub:)?(?P<name>[\w.-]+/[\w.-]+)(?::(?P<split>[\w.+%\
 class SourceExamples:
     """The examples of one source; each iteration reads them again, in the same order.
 
-    ``files`` is empty for a source on the hub. ``skipped`` are files of a folder or glob whose kind is
+    ``files`` is empty for a source on the hub and for feedback. ``skipped`` are files of a folder or glob whose kind is
     not known. A sample is the same for the same seed, and a smaller one is part of a larger one.
     """
 
@@ -55,7 +57,12 @@ class SourceExamples:
         for file in self.files:
             yield from parse(read(file))
         if not self.files:
-            yield from parse(_hub_records(self.source.path))
+            yield from parse(self._said if is_feedback(self.source.path) else _hub_records(self.source.path))
+
+    @cached_property
+    def _said(self) -> tuple[tuple[str, dict[str, Any]], ...]:
+        """Feedback is read once: it may grow while it is looked at."""
+        return judged.records(self.source.path)
 
     @cached_property
     def _sampled(self) -> frozenset[int]:
@@ -117,6 +124,8 @@ def fingerprint(data: Data, outputs: Mapping[str, Path], also: Collection[str] =
 
 def _files(path: str, outputs: Mapping[str, Path], also: Collection[str]) -> tuple[tuple[Path, ...], tuple[Path, ...]]:
     """The files a name stands for, sorted, and those left out because their kind is not known."""
+    if is_feedback(path):
+        return (), ()
     place = Path(outputs.get(path, path)).expanduser()
     if place.is_dir():
         return _of_known_kind(path, _walk(place), also)

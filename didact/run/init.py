@@ -7,7 +7,7 @@ from itertools import groupby
 from pathlib import Path
 
 from didact.data.files import known, read
-from didact.data.formats import Conversation, Document, Example, parse
+from didact.data.formats import Answers, Conversation, Document, Example, parse
 from didact.errors import DataProblem, ResourceProblem, UsageProblem
 
 RECIPE = Path("recipe.yaml")
@@ -85,7 +85,9 @@ def sort_out(folder: Path, say: Callable[[str], None]) -> tuple[list[Path], list
         except DataProblem as problem:
             say(f"left out: {problem}")
             continue
-        if first is None or isinstance(first, Document):
+        if isinstance(first, Answers):
+            say(f"left out: {file}: answers that people judged")
+        elif first is None or isinstance(first, Document):
             documents.append(file)
         else:
             talks.append(file)

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.data import formats
-from didact.data.formats import Completion, Conversation, Document, detect, example, parse
+from didact.data.formats import Answers, Completion, Conversation, Document, detect, example, parse
 from didact.errors import DataProblem
 
 USER = {"role": "user", "content": "two and two?"}
@@ -32,6 +32,20 @@ TWO = (("user", "two and two?"), ("assistant", "four"))
 GOOD = {
     "text": ({"text": " kept as it is\n"}, Document("f:1", " kept as it is\n")),
     "text with other fields": ({"text": "a", "id": 7, "meta": {}}, Document("f:1", "a")),
+    "a preference": (
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [USER]},
+        Answers("f:1", (USER,), ((ANSWER,), (USER,)), (1.0, 0.0)),
+    ),
+    "a preference of texts": (
+        {"prompt": "a", "chosen": "b", "rejected": "c"},
+        Answers("f:1", "a", ("b", "c"), (1.0, 0.0)),
+    ),
+    "a ranking": (
+        {"prompt": "a", "completions": ["b", "c", "d"], "ranking": [[2], [0, 1]]},
+        Answers("f:1", "a", ("b", "c", "d"), (-1.0, -1.0, 0.0)),
+    ),
+    "a thumb": ({"prompt": "a", "completion": "b", "label": False}, Answers("f:1", "a", ("b",), (0.0,))),
+    "a rating": ({"prompt": "a", "completion": "b", "rating": 5}, Answers("f:1", "a", ("b",), (5.0,))),
     "text of a class": ({"text": "a", "label": 1, "image": None, "images": []}, Document("f:1", "a", "1")),
     "messages": (chat(USER, ANSWER), said(*TWO)),
     "messages with a system turn": (
@@ -162,10 +176,20 @@ BAD = {
     "upper case": ({"Text": "a"}, "did you mean 'text' for 'Text'?"),
     "half of a format": ({"instruction": "a", "response": "b"}, "'instruction' needs 'output' beside it"),
     "half of a pair": ({"prompt": "a", "answer": "b"}, "'prompt' needs 'completion' beside it"),
-    "a preference": ({"prompt": "a", "chosen": "b", "rejected": "c"}, "also has chosen, rejected, which change what"),
+    "a preference and more": ({"prompt": "a", "chosen": "b", "rejected": "c", "label": 1}, "also has label, which"),
+    "a preference of nothing": ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected is empty"),
+    "a ranking of others": (
+        {"prompt": "a", "completions": ["b"], "ranking": [[1]]},
+        "not name each of the 1 completions",
+    ),
+    "a ranking with one twice": (
+        {"prompt": "a", "completions": ["b", "c"], "ranking": [[0], [0, 1]]},
+        "not name each of the 2 completions",
+    ),
+    "a label of text": ({"prompt": "a", "completion": "b", "label": "good"}, "label is text, wanted true or false"),
+    "a rating of text": ({"prompt": "a", "completion": "b", "rating": "5"}, "rating is text, wanted a number"),
     "a preference with a chat": (chat(USER, ANSWER, chosen=ANSWER, rejected=ANSWER), "also has chosen, rejected"),
     "a rated answer": (chat(USER, ANSWER, label=False), "the record also has label, which change what it means"),
-    "a rated completion": ({"prompt": "a", "completion": "b", "label": False}, "the record also has label"),
     "a picture": (chat(USER, ANSWER, images=["a.png"]), "the record also has images"),
     "weight under another name": (chat(USER, {**ANSWER, "loss_weight": 0.0}), "messages[1].loss_weight; write weight"),
     "sharegpt turn not to train": (

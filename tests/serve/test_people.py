@@ -7,6 +7,7 @@ from fastapi import FastAPI
 from fastapi.testclient import TestClient
 
 from didact.feedback.store import Store
+from didact.serve import errors
 from didact.serve.people import router
 
 PROMPT = [{"role": "user", "content": "Why?"}]
@@ -21,7 +22,6 @@ def store(tmp_path):
 
 @pytest.fixture
 def client(store):
-    errors = pytest.importorskip("didact.serve.errors")
     app = FastAPI()
     errors.install(app)
     app.include_router(router(store))
