@@ -53,7 +53,8 @@ def commands(folder: Path, finished: Sequence[Finished]) -> list[str]:
     asked = f" --prompt {shlex.quote(samples[0])}" if samples else ""
     slower = [f"didact run {recipe} {one.name}.learning_rate={one.learning_rate / 2:g}" for one in trained[-1:]]
     left = [facts for one in finished for facts in one.artifact.facts.get("trained", [one.artifact.facts])[:1]]
-    chat = [f"didact chat {run}{asked}"] if all(facts.get("writes", True) for facts in left[-1:]) else []
+    writes = [facts["writes"] for facts in left if "writes" in facts]
+    chat = [f"didact chat {run}{asked}"] if all(writes[-1:]) else []
     return [*chat, f"didact inspect {recipe}", *slower]
 
 
