@@ -14,7 +14,7 @@ from didact import cli, errors
 from didact.errors import Problem
 from tests.run.speakers import chain, speaker
 
-VERBS = ["run", "inspect", "chat", "doctor", "init", "eval", "export", "schema"]
+VERBS = ["run", "inspect", "chat", "doctor", "init", "eval", "index", "search", "export", "schema"]
 
 
 @pytest.fixture(scope="session")

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import get_args
 
 from didact.data.files import read
 from didact.data.formats import Texts, example
@@ -34,7 +33,7 @@ def judge(index: Index, questions: str, say: Callable[[str], None]) -> dict[str,
         raise DataProblem("no question has its source in the index", where=questions, remedy=remedy)
     if lost:
         say(f"{lost:,} questions left out: their sources are not in the index")
-    modes = get_args(Mode) if index.dense else ("words",)
+    modes: tuple[Mode, ...] = ("words", "dense", "hybrid") if index.dense else ("words",)
     print(f"{len(asked):,} questions, {index.facts['document']:,} documents, {index.facts['chunk']:,} passages")
     print(f"{'':8} recall@{DEPTH}  nDCG@{DEPTH}")
     found = {}
