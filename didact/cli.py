@@ -288,7 +288,8 @@ def schema() -> None:
 
 def main() -> NoReturn:
     """Runs the command line; a foreseen mistake is one line and an exit code, never a traceback."""
-    logging.getLogger("torchao").setLevel(logging.ERROR)  # where it is installed, it warns of other devices' kernels
+    for talker in ("torchao", "torch.utils._pytree"):  # where torchao is installed, both warn of what is not ours
+        logging.getLogger(talker).setLevel(logging.ERROR)
     arguments, debug = _without_debug(sys.argv[1:])
     if debug:
         os.environ[DEBUG] = "1"  # processes started from here show theirs too

@@ -16,11 +16,10 @@ from didact import __version__
 from didact.rollout.settings import Sampling
 from didact.serve import chat, errors, texts, vectors
 from didact.serve.engine import Ask, Broken, Full
-from didact.serve.gate import Gate
+from didact.serve.gate import BODY, Gate
 from didact.serve.served import Served
 from didact.serve.state import State
 
-BODY = 1 << 20  # bytes of a request
 HEALTHY = 5.0  # seconds for which a token that was made is proof enough
 PATIENCE = 30.0  # seconds after which an engine that makes no token is called sick
 PAGE = Path(__file__).parent / "page"

@@ -21,6 +21,7 @@ ALWAYS = {
     "Cross-Origin-Resource-Policy": "same-origin",
 }
 OPEN = ("/v1/", "/metrics", "/feedback", "/openapi.json")  # paths that ask for a key, where keys are
+BODY = 1 << 20  # bytes of a request
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOG = logging.getLogger("didact.serve")
 
@@ -65,6 +66,8 @@ class Gate:
                     return answer("this origin may not ask; start the server with --cors", 403, code="cors")
             elif method == "OPTIONS" and "access-control-request-method" in headers:
                 return Response(status_code=204)
+        if int(headers.get("content-length", 0)) > BODY:
+            return answer(f"a request may have {BODY} bytes", 413)
         if self.state.keys and method != "OPTIONS" and scope["path"].startswith(OPEN):
             kind, _, key = headers.get("authorization", "").partition(" ")
             if kind.lower() != "bearer" or not await asyncio.to_thread(self.state.keys.allows, key.strip()):
