@@ -249,6 +249,12 @@ def serve(
     no_key: Annotated[bool, typer.Option("--no-key", help="Listen beyond this machine without keys.")] = False,
     cors: Annotated[list[str] | None, typer.Option(help="Origin whose pages may ask, as https://a.example.")] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")] = False,
+    feedback: Annotated[str | None, typer.Option(help="Path or URL of the feedback store.")] = None,
+    index: Annotated[Path | None, typer.Option(help="An index whose passages answers stand on.")] = None,
+    passages: Annotated[int, typer.Option(min=1, max=64, help="Passages of an answer, at most.")] = 4,
+    relevance: Annotated[float, typer.Option(min=-1, max=1, help="Least cosine of a passage and the question.")] = 0.3,
+    no_guard: Annotated[bool, typer.Option("--no-guard", help="Quote passages as they are.")] = False,
+    embedder: Annotated[str, typer.Option(help="What embeds where the model does not.")] = "all-minilm-l6-v2",
     device: Device = "auto",
 ) -> None:
     """Serves a model over OpenAI's interface, and a page to talk with it."""
@@ -272,6 +278,12 @@ def serve(
         no_key=no_key,
         cors=cors or (),
         log_prompts=log_prompts,
+        feedback=feedback,
+        index=index,
+        passages=passages,
+        relevance=relevance,
+        guard=not no_guard,
+        embedder=embedder,
     )
     serve_model(model, options, say)
 

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from didact import __version__
 from didact.rollout.settings import Sampling
-from didact.serve import chat, errors, texts, vectors
+from didact.serve import chat, errors, people, texts, vectors
 from didact.serve.engine import Ask, Broken, Full
 from didact.serve.gate import BODY, Gate
 from didact.serve.served import Served
@@ -37,6 +37,8 @@ def build(state: State) -> ASGIApp:
     errors.install(app)
     for part in (chat, texts, vectors):
         app.include_router(part.router(state))
+    if state.store:
+        app.include_router(people.router(state.store))
     _about(app, state)
     _health(app, state)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")

@@ -5,6 +5,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
 
+from didact.feedback.records import Id
+
 MOST = 1 << 20  # no request may ask for more tokens than this; the model's context decides
 ANSWERS, STOPS, LIKELIEST, TEXTS, MESSAGES = 8, 4, 20, 256, 1024
 
@@ -98,8 +100,8 @@ class Didact(Body):
 
     record: StrictBool = False
     retrieve: StrictBool = True
-    annotator: str | None = Field(default=None, max_length=128)
-    conversation: str | None = Field(default=None, max_length=128)
+    annotator: Id | None = None
+    conversation: Id | None = None
     page: str | None = Field(default=None, max_length=64, description="version of the page that asks")
 
 

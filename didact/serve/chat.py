@@ -1,6 +1,7 @@
 """``/v1/chat/completions``."""
 
 import asyncio
+import json
 import secrets
 import time
 from collections.abc import AsyncIterator
@@ -12,10 +13,11 @@ from fastapi.responses import JSONResponse
 
 from didact.serve import spell, tools
 from didact.serve.asked import ChatAsked
-from didact.serve.engine import Piece
+from didact.serve.engine import LOG, Piece
 from didact.serve.errors import Refused
 from didact.serve.flow import Flow, Left, Streamed
 from didact.serve.ground import Grounded
+from didact.serve.record import exchange
 from didact.serve.served import Served
 from didact.serve.state import State, drawn
 
@@ -80,7 +82,16 @@ class Talk:
 
     async def _own(self) -> dict[str, Any]:
         """What is Didact's own in the response, after everything else is known."""
-        return {"model_hash": self.served.hash, "seed": self.seed, **self.grounded.told()}
+        texts = [self._message(answer)[0]["content"] or answer.text for answer in self.answers]
+        if self.state.log_prompts:
+            LOG.info("asked %s; answered %s", json.dumps(self.asked.dialogue()), json.dumps(texts))
+        own = {"model_hash": self.served.hash, "seed": self.seed, **self.grounded.told()}
+        if self.state.store and self.asked.didact.record:
+            sizes = [len(answer.tokens) for answer in self.answers]
+            pairs = list(zip(texts, sizes, strict=True))
+            kept = exchange(self.served, self.asked, self.flow.asks, pairs, self.grounded)
+            own["exchange"] = (await asyncio.to_thread(self.state.store.add, kept)).id
+        return own
 
     async def whole(self) -> Response:
         """The response to a client that waits."""
@@ -144,6 +155,8 @@ def router(state: State) -> APIRouter:
         best = (asked.top_logprobs or 0) if asked.logprobs else 0
         bound, seed = asked.max_completion_tokens or asked.max_tokens, drawn(asked.seed)
         served.writes  # noqa: B018  # refuses a model that only embeds
+        if asked.didact.record and not state.store:
+            raise Refused("this server keeps no feedback", param="didact.record")
 
         def prepared() -> tuple[Grounded, list[Any]]:
             grounded = Grounded.of(state.ground, served, messages, shown, asked.didact.retrieve, bound)

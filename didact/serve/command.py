@@ -8,25 +8,29 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from transformers import PreTrainedModel
 
 from didact.errors import MissingExtra, ResourceProblem, UsageProblem
 from didact.model import lora
+from didact.model.embed import Embedder
 from didact.model.model import Model
 from didact.run.named import Named, open_model
 
 try:
     import uvicorn
 
+    from didact.feedback.store import Store
     from didact.serve.app import build
     from didact.serve.engine import Engine
+    from didact.serve.ground import Ground
     from didact.serve.keys import Keys, create
     from didact.serve.lane import lane
     from didact.serve.served import Served, public_name
-    from didact.serve.state import State
+    from didact.serve.state import Beside, State
 except ImportError as error:
     raise MissingExtra("fastapi, uvicorn and prometheus-client", "serve", "serving") from error
 
@@ -52,6 +56,13 @@ class Serving:
     no_key: bool = False
     cors: Sequence[str] = ()
     log_prompts: bool = False
+    feedback: str | None = None
+    index: Path | None = None
+    passages: int = 4
+    relevance: float = 0.3
+    guard: bool = True
+    embedder: str = "all-minilm-l6-v2"
+    quantize: Literal["int8", "int4"] | None = None
 
 
 def serve(model: str, options: Serving, say: Say) -> None:
@@ -68,6 +79,9 @@ def serve(model: str, options: Serving, say: Say) -> None:
     state = State(
         Engine(options.slots, options.queue),
         served,
+        store=Store.open(options.feedback),
+        ground=_ground(options),
+        beside=Beside(public_name(options.embedder), partial(_embedder, options.embedder, say)),
         keys=keys,
         log_prompts=options.log_prompts,
         cors=tuple(options.cors),
@@ -109,7 +123,10 @@ def _opened(model: str, options: Serving, say: Say) -> list[Served]:
     names = [name for name, _ in each]
     if twice := sorted({name for name in names if names.count(name) > 1}):
         raise UsageProblem(f"two models are called {twice[0]!r}", remedy="give each a name of its own")
-    return [Served(name, named, lane(named, options.context) if named.model.writes else None) for name, named in each]
+    served = [Served(name, named, lane(named, options.context) if named.model.writes else None) for name, named in each]
+    for adapter in served[1 : 1 + len(options.adapters)]:
+        adapter.base = served[0]
+    return served
 
 
 def adapted(base: Named, folder: Path) -> Named:
@@ -119,6 +136,20 @@ def adapted(base: Named, folder: Path) -> Named:
     other = copy.deepcopy(net, shared)
     lora.load_adapter(other, folder)
     return Named(folder, Model(other), base.renderer)
+
+
+def _ground(options: Serving) -> Ground | None:
+    if options.index is None:
+        return None
+    from didact.retrieve.index import Index
+
+    index = Index.open(options.index, device=options.device)
+    return Ground(index, options.passages, options.relevance, options.guard)
+
+
+def _embedder(name: str, say: Say) -> Embedder:
+    named = open_model(name, "cpu", say)
+    return Embedder.of(named.model, named.renderer)
 
 
 def _pairs(given: Sequence[str], option: str) -> list[tuple[str, str]]:

@@ -9,7 +9,7 @@ from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
 from starlette.exceptions import HTTPException
 
-from didact.errors import Problem
+from didact.errors import Problem, ResourceProblem
 from didact.serve.engine import Broken, Full
 
 KINDS = {401: "authentication_error", 403: "permission_error", 404: "not_found_error", 429: "rate_limit_error"}
@@ -50,6 +50,8 @@ def of(error: Exception) -> tuple[str, int, str | None, str | None]:
             return str(error), 429, None, "queue_full"
         case Broken():
             return str(error), 503 if error.stopped else 500, None, "stopping" if error.stopped else "engine_failed"
+        case ResourceProblem():
+            return str(error), 503, None, None
         case Problem():
             return str(error), 400, None, None
         case _:

@@ -2,9 +2,8 @@
 
 import math
 import re
-import threading
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from didact.serve.served import Served
@@ -48,12 +47,10 @@ class Ground:
     passages: int = 4
     relevance: float = 0.3
     guard: bool = True
-    searching: threading.Lock = field(default_factory=threading.Lock)
 
     def find(self, question: str) -> list[Passage]:
         """The relevant passages, best first."""
-        with self.searching:
-            found = self.index.search(question, self.passages)
+        found = self.index.search(question, self.passages)
         return [passage for passage in found if self._relevant(question, passage)]
 
     def _relevant(self, question: str, passage: Passage) -> bool:

@@ -24,11 +24,15 @@ ANSWER = 1024  # tokens of an answer whose request names no bound
 
 @dataclass(eq=False)
 class Served:
-    """A model by name. ``lane`` is None for one that only embeds; tokenizers are used one thread at a time."""
+    """A model by name: ``lane`` is None for one that only embeds, ``base`` is what an adapter adapts.
+
+    Tokenizers are used one thread at a time.
+    """
 
     name: str
     named: Named
     lane: Lane | None
+    base: "Served | None" = None
     created: int = field(default_factory=lambda: int(time.time()))
     reading: threading.Lock = field(default_factory=threading.Lock)
 

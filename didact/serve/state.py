@@ -1,10 +1,11 @@
 """What a running server holds."""
 
 import secrets
-from collections.abc import Mapping
+import threading
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
+from didact.feedback.store import Store
 from didact.model.embed import Embedder
 from didact.serve.engine import Engine
 from didact.serve.errors import Refused
@@ -14,6 +15,20 @@ from didact.serve.metrics import Metrics
 from didact.serve.served import Served
 
 
+class Beside:
+    """An embedder for models that do not embed, opened with the first text."""
+
+    def __init__(self, name: str, open: Callable[[], Embedder]):
+        self.name, self._open, self._lock = name, open, threading.Lock()
+        self._embedder: Embedder | None = None
+
+    def embedder(self) -> Embedder:
+        """The embedder. Raises a Problem where it cannot be opened."""
+        with self._lock:
+            self._embedder = self._embedder or self._open()
+            return self._embedder
+
+
 @dataclass
 class State:
     """Models by name, the first of which is the default, and what stands around them."""
@@ -21,9 +36,8 @@ class State:
     engine: Engine
     models: Mapping[str, Served]
     ground: Ground | None = None
-    embedder: Embedder | None = None
-    embedder_name: str = ""
-    store: Any = None
+    beside: Beside | None = None
+    store: Store | None = None
     keys: Keys | None = None
     metrics: Metrics = field(default_factory=Metrics)
     log_prompts: bool = False

@@ -1,5 +1,6 @@
 """``/v1/embeddings``: by the served model where it embeds, else by the embedder that stands beside it."""
 
+import asyncio
 import base64
 from typing import Any
 
@@ -13,16 +14,23 @@ from didact.serve.state import State
 
 
 def _chosen(state: State, name: str | None) -> tuple[str, Embedder]:
-    """The embedder a request names. Raises Refused where nothing embeds."""
-    if name is not None and name == state.embedder_name and state.embedder:
-        return name, state.embedder
-    served = state.served(name)
-    if served.embedder:
-        return served.name, served.embedder
-    if state.embedder:
-        return state.embedder_name, state.embedder
-    what = f"the model {served.name!r} was not trained to embed, and no embedder is served"
-    raise Refused(what, param="model", code="model_not_supported")
+    """The embedder a request names, or the one beside the models where these do not embed."""
+    if state.beside is None or name != state.beside.name:
+        served = state.served(name)
+        if served.embedder:
+            return served.name, served.embedder
+        if state.beside is None:
+            what = f"the model {served.name!r} was not trained to embed, and no embedder is served"
+            raise Refused(what, param="model", code="model_not_supported")
+    return state.beside.name, state.beside.embedder()
+
+
+def _check_dimensions(asked: VectorsAsked, embedder: Embedder) -> None:
+    whole = embedder.model.net.config.get_text_config().hidden_size
+    known = sorted({*embedder.embedding.get("dimensions", ()), whole})
+    if asked.dimensions is not None and asked.dimensions not in known:
+        what = f"this model was trained for vectors of {', '.join(map(str, known))} numbers"
+        raise Refused(what, param="dimensions")
 
 
 def _texts(given: Any, embedder: Embedder) -> list[str]:
@@ -43,10 +51,8 @@ def router(state: State) -> APIRouter:
 
     @routes.post("/v1/embeddings")
     async def embeddings(asked: VectorsAsked) -> dict[str, Any]:
-        name, embedder = _chosen(state, asked.model)
-        width = embedder.model.net.config.get_text_config().hidden_size
-        if asked.dimensions is not None and asked.dimensions > width:
-            raise Refused(f"this model's vectors have {width} numbers", param="dimensions")
+        name, embedder = await asyncio.to_thread(_chosen, state, asked.model)
+        _check_dimensions(asked, embedder)
 
         def made() -> tuple[np.ndarray, int]:
             texts = _texts(asked.input, embedder)
