@@ -258,12 +258,14 @@ def serve(
     device: Device = "auto",
 ) -> None:
     """Serves a model over OpenAI's interface, and a page to talk with it."""
-    from didact.serve.command import Serving, new_key_for
+    if new_key is not None:
+        from didact.serve.keys import create
+
+        print(create(key_file, new_key))
+        return
+    from didact.serve.command import Serving
     from didact.serve.command import serve as serve_model
 
-    if new_key is not None:
-        print(new_key_for(key_file, new_key))
-        return
     options = Serving(
         host=host,
         port=port,

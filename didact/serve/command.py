@@ -27,7 +27,7 @@ try:
     from didact.serve.app import build
     from didact.serve.engine import Engine
     from didact.serve.ground import Ground
-    from didact.serve.keys import Keys, create
+    from didact.serve.keys import Keys
     from didact.serve.lane import lane
     from didact.serve.served import Served, public_name
     from didact.serve.state import Beside, State
@@ -92,13 +92,6 @@ def serve(model: str, options: Serving, say: Say) -> None:
     say(f"serving {', '.join(served)} at http://{host}:{listener.getsockname()[1]} (OpenAI's interface under /v1)")
     config = uvicorn.Config(build(state), log_config=None, access_log=False, timeout_graceful_shutdown=GRACE)
     _Server(config, state.engine).run(sockets=[listener])
-
-
-def new_key_for(file: Path | None, owner: str) -> str:
-    """A new API key, of which the file keeps the hash."""
-    if file is None:
-        raise UsageProblem("a key is kept in a file", where="--new-key", remedy="name it with --key-file")
-    return create(file, owner)
 
 
 class _Server(uvicorn.Server):

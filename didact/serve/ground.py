@@ -1,38 +1,22 @@
 """Answers that stand on passages: what is found goes into the prompt as data, and back to the client as sources."""
 
+from __future__ import annotations
+
 import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from didact.serve.served import Served
 from didact.text.quote import Quotation, quoted, task
 
+if TYPE_CHECKING:
+    from didact.retrieve.index import Index, Passage
+
 NOTHING = "I found nothing relevant to this in the documents."
 SHORT = 6  # a question of fewer words is searched for with the one before it
 RESERVE = 256  # tokens kept free for an answer that names no bound, at most a quarter of the context
-
-
-class Passage(Protocol):
-    """A passage as the index finds it."""
-
-    text: str
-    source: str
-    title: str
-    heading: str
-    start: int
-    end: int
-    score: float
-    similarity: float
-
-
-class Searched(Protocol):
-    """What searches."""
-
-    def search(self, query: str, k: int = ...) -> Sequence[Passage]:
-        """The best passages first."""
-        ...
 
 
 @dataclass
@@ -43,7 +27,7 @@ class Ground:
     if it has at least half of the question's words of four letters and more.
     """
 
-    index: Searched
+    index: Index
     passages: int = 4
     relevance: float = 0.3
     guard: bool = True
@@ -77,7 +61,7 @@ class Grounded:
         tools: Sequence[Mapping[str, Any]],
         retrieve: bool,
         bound: int | None,
-    ) -> "Grounded":
+    ) -> Grounded:
         """Searches for the last question, and puts in as many passages as leave room for the answer."""
         if ground is None or not retrieve or messages[-1]["role"] != "user" or not messages[-1]["content"].strip():
             return cls(messages)

@@ -8,7 +8,7 @@ import threading
 from pathlib import Path
 
 from didact.engine.durable import on_disk
-from didact.errors import DataProblem
+from didact.errors import DataProblem, UsageProblem
 
 COST = {"n": 1 << 14, "r": 8, "p": 1, "dklen": 32}  # 16 MB and some 40 ms a guess
 PREFIX = "didact"
@@ -41,8 +41,10 @@ class Keys:
         return right
 
 
-def create(path: Path, owner: str) -> str:
+def create(path: Path | None, owner: str) -> str:
     """A new key, of which the file keeps the hash only."""
+    if path is None:
+        raise UsageProblem("a key is kept in a file", where="--new-key", remedy="name it with --key-file")
     name, secret, salt = secrets.token_hex(4), secrets.token_urlsafe(32), secrets.token_bytes(16)
     line = f"{name} {salt.hex()} {_hash(secret, salt).hex()} {' '.join(owner.split())}\n"
     with on_disk(path.parent, "keep this key"):
