@@ -37,13 +37,12 @@ class Passage(Protocol):
 
 @dataclass(frozen=True)
 class Asked:
-    """A question with its answer, the passages of the document that answers it, and others that a search finds."""
+    """A question with its answer, the ``gold`` passages of the document that answers it, and what a search finds."""
 
-    where: str
     question: str
     answer: str
     gold: Sequence[Passage]
-    others: Sequence[Passage]
+    found: Sequence[Passage]
 
     @property
     def right(self) -> Passage:
@@ -53,7 +52,9 @@ class Asked:
     def wrong(self, count: int) -> list[Passage]:
         """The nearest passages of other documents in which the answer does not stand as well."""
         said = self.answer if len(self.answer) >= SAID else None
-        return [one for one in self.others if said is None or said not in one.text][:count]
+        gold = {one.source for one in self.gold}
+        others = (one for one in self.found if one.source not in gold)
+        return [one for one in others if said is None or said not in one.text][:count]
 
 
 @dataclass(frozen=True)
@@ -64,10 +65,14 @@ class Plan:
     distractors: int
     quote: bool
     refuse: bool
+    found: bool
     seed: int
 
     def learned(self, asked: Sequence[Asked]) -> Iterator[dict[str, Any]]:
         """A conversation a question; exactly the share ``golden`` of them has the right passage, at any place."""
+        if self.found:
+            yield from map(self._as_found, asked)
+            return
         order = sorted(range(len(asked)), key=lambda i: Random(f"{self.seed}/golden/{i}").random())
         golden = set(order[: round(self.golden * len(asked))])
         for number, one in enumerate(asked):
@@ -80,13 +85,23 @@ class Plan:
         for number, one in enumerate(asked):
             yield self._record(one, one.right, one.wrong(distractors), Random(f"{self.seed}/measured/{number}"))
 
+    def _as_found(self, one: Asked) -> dict[str, Any]:
+        """What the search finds, in its order, the right passage among it or not."""
+        shown = one.found[: self.distractors + 1]
+        gold = {passage.source for passage in one.gold}
+        return self._said(one, shown, next((i for i, each in enumerate(shown) if each.source in gold), None))
+
     def _record(self, one: Asked, right: Passage | None, wrong: Sequence[Passage], rng: Random) -> dict[str, Any]:
-        shown = list(wrong)
-        place = rng.randrange(len(shown) + 1)
-        answer = REFUSAL if self.refuse else one.answer
-        if right is not None:
-            shown.insert(place, right)
-            answer = f"> {quotation(right, one)} [{place + 1}]\n\n{one.answer}" if self.quote else one.answer
+        place = rng.randrange(len(wrong) + 1)
+        if right is None:
+            return self._said(one, wrong, None)
+        return self._said(one, [*wrong[:place], right, *wrong[place:]], place)
+
+    def _said(self, one: Asked, shown: Sequence[Passage], place: int | None) -> dict[str, Any]:
+        """The conversation; ``place`` is where the right passage is shown."""
+        answer = REFUSAL if self.refuse and place is None else one.answer
+        if self.quote and place is not None:
+            answer = f"> {quotation(shown[place], one)} [{place + 1}]\n\n{answer}"
         return conversation(one.question, answer, shown)
 
 

@@ -118,6 +118,42 @@ class Index(Stage, Indexing):
         return ("index",)
 
 
+class Raft(Stage):
+    """Makes prompts that answer a question out of passages of an index, the right one among others (RAFT).
+
+    Questions are conversations whose ``id`` is that of the document that answers them. Leaves ``train``, and of the
+    questions of ``heldout`` the sets ``closed``, without passages, and ``openN``, the right passage among N others.
+    """
+
+    kind = "raft"
+    also = frozenset({".sqlite"})
+    data: Data
+    index: Data
+    heldout: Data | None = None
+    golden: float = Field(default=0.8, ge=0, le=1, description="share of prompts that show the right passage")
+    distractors: int = Field(default=4, ge=0, le=64, description="other passages, the nearest that a search finds")
+    found: bool = Field(default=False, description="show what a search finds and nothing else, as at use")
+    quote: bool = Field(default=True, description="answers begin with what they stand on, letter by letter")
+    refuse: bool = Field(default=False, description="say that the passages do not answer where they do not")
+    examples: int = Field(default=2000, gt=0, description="prompts to train on, at most")
+    evaluations: int = Field(default=100, gt=0, description="questions of each set to measure on, at most")
+    measured: tuple[Annotated[int, Field(ge=0, le=64)], ...] = Field(
+        default=(0, 2, 4, 8), description="numbers of distractors to measure with"
+    )
+
+    @model_validator(mode="after")
+    def one_index(self) -> "Raft":
+        """What is shown comes out of one index."""
+        if len(self.index.sources) != 1:
+            raise misplaced("name one index, such as index/index", "index")
+        return self
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Prompts to train on, and prompts to measure on for each number of distractors."""
+        return ("train", *(("closed", *(f"open{count}" for count in self.measured)) if self.heldout else ()))
+
+
 class Mine(Stage):
     """Finds hard negatives for pairs with the model so far, as ``NAME/pairs``."""
 

@@ -13,7 +13,7 @@ from didact.data.settings import Data
 from didact.model.settings import Scratch
 from didact.recipe.judging import Evaluate, measured
 from didact.recipe.learning import Finetune, Pretrain
-from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Symbols, Tokenizer
+from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Raft, Symbols, Tokenizer
 from didact.recipe.measured import Expected, MeasureSpec, expectation
 from didact.recipe.stage import Name, Stage, misplaced, stage_names
 from didact.settings import Settings
@@ -79,7 +79,7 @@ class Compare(Stage):
 
 KINDS: dict[str, type[Stage]] = {
     cls.kind: cls
-    for cls in (Corpus, Tokenizer, Links, Symbols, Index, Mine, Pretrain, Finetune, Answer, Evaluate, Compare)
+    for cls in (Corpus, Tokenizer, Links, Symbols, Index, Raft, Mine, Pretrain, Finetune, Answer, Evaluate, Compare)
 }
 
 
@@ -95,6 +95,7 @@ Plain = (
     | Annotated[Links, Tag("links")]
     | Annotated[Symbols, Tag("symbols")]
     | Annotated[Index, Tag("index")]
+    | Annotated[Raft, Tag("raft")]
     | Annotated[Mine, Tag("mine")]
     | Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Finetune, Tag("finetune")]

@@ -17,7 +17,7 @@ from didact.model.load import check_folder
 from didact.model.settings import Scratch
 from didact.recipe.judging import Evaluate
 from didact.recipe.learning import Finetune, Learning, Pretrain
-from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Symbols, Tokenizer
+from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Raft, Symbols, Tokenizer
 from didact.recipe.schema import Compare, Recipe
 from didact.recipe.stage import Stage, stage_digest
 from didact.recipe.write import dump
@@ -32,6 +32,7 @@ from didact.run.ground import Ground
 from didact.run.index import index
 from didact.run.learn import learn
 from didact.run.mine import mine
+from didact.run.raft import raft
 from didact.run.symbols import write_symbols
 from didact.run.teach import SELF
 
@@ -210,7 +211,7 @@ def _independent(stage: Stage) -> bool:
     """Whether what it leaves does not depend on the model so far."""
     if isinstance(stage, Index):
         return stage.embedder != "model"
-    return isinstance(stage, Corpus | Tokenizer | Links | Symbols)
+    return isinstance(stage, Corpus | Tokenizer | Links | Symbols | Raft)
 
 
 DO: dict[type[Stage], Callable[..., Artifact]] = {
@@ -219,6 +220,7 @@ DO: dict[type[Stage], Callable[..., Artifact]] = {
     Links: make.links,
     Symbols: write_symbols,
     Index: index,
+    Raft: raft,
     Mine: mine,
     Pretrain: learn,
     Finetune: learn,

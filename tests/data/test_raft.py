@@ -24,13 +24,15 @@ def asked(count: int = 60, others: int = 8) -> list[Asked]:
 
     far = [Text(f"Nothing of the kind, {j} times.", f"other{j}") for j in range(others)]
     return [
-        Asked(f"q:{i}", f"What does thing{i} do?", f"It turns the wheel number {i} by one.", [page(i)], far)
+        Asked(f"What does thing{i} do?", f"It turns the wheel number {i} by one.", [page(i)], [page(i), *far])
         for i in range(count)
     ]
 
 
 def plan(**options) -> Plan:
-    return Plan(**{"golden": 0.8, "distractors": 4, "quote": True, "refuse": False, "seed": 3, **options})
+    return Plan(
+        **{"golden": 0.8, "distractors": 4, "quote": True, "refuse": False, "found": False, "seed": 3, **options}
+    )
 
 
 def shown(record) -> list[str]:
@@ -63,7 +65,7 @@ def test_quotes_are_letters_of_the_passage_they_name():
 
 @given(st.text(min_size=1).filter(str.strip), st.text(), st.text())
 def test_any_quote_is_a_substring(text, question, answer):
-    said = quotation(Text(text, "a"), Asked("", question, answer, [], []))
+    said = quotation(Text(text, "a"), Asked(question, answer, [], []))
     assert said in defused(text)
     assert said.strip()
     assert "\n" not in said
@@ -71,7 +73,7 @@ def test_any_quote_is_a_substring(text, question, answer):
 
 def test_no_distractor_has_the_answer():
     (one,) = asked(1)
-    spoiled = Asked("", one.question, one.answer, one.gold, [Text(f"Also: {one.answer}", "x"), *one.others])
+    spoiled = Asked(one.question, one.answer, one.gold, [Text(f"Also: {one.answer}", "x"), *one.found])
     for record in (*plan().learned([spoiled]), *plan().measured([spoiled], 8)):
         assert "x" not in record["documents"]
 
@@ -105,3 +107,13 @@ def test_measured_sets_ask_the_same_questions():
     assert [len(record["documents"]) for record in made["open8"]] == [9] * 20
     assert made["closed"][0] == closed(asked(1)[0])
     assert made == files(plan(), asked(), asked(20), (0, 2, 8))
+
+
+def test_what_a_search_finds_is_shown_as_it_is():
+    near, far = asked(2)
+    lost = Asked(far.question, far.answer, far.gold, far.found[1:])
+    first, second = plan(found=True).learned([near, lost])
+    assert first["documents"] == [one.source for one in near.found[:5]]
+    assert first["messages"][2]["content"].startswith("> thing0 turns")
+    assert second["documents"] == [one.source for one in far.found[1:6]]
+    assert second["messages"][2]["content"] == far.answer

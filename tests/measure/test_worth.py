@@ -20,7 +20,7 @@ def chats(made) -> list[Conversation]:
 
 
 ASKED = questions(4)
-OPEN = chats(conversation(one.question, one.answer, [one.gold[0], *one.others[:1]]) for one in ASKED)
+OPEN = chats(conversation(one.question, one.answer, [one.gold[0], *one.found[1:2]]) for one in ASKED)
 CLOSED = chats(map(closed, ASKED))
 
 
