@@ -54,11 +54,10 @@ def _volume(store: Store, annotators: int) -> dict[str, Any]:
     """Counts of records, in all and by day (UTC); corrections and retractions count as what they are: records."""
     kinds: Counter[str] = Counter()
     days: dict[str, Counter[str]] = defaultdict(Counter)
-    forgotten = 0
-    for kept in store.each():
-        kinds[getattr(kept.record, "kind", kept.record.type)] += 1
-        days[kept.time[:10]][kept.record.type] += 1
-        forgotten += kept.record.count if isinstance(kept.record, Forgotten) else 0
+    for day, type, kind, count in store.counts():
+        kinds[kind] += count
+        days[day][type] += count
+    forgotten = sum(kept.record.count for kept in store.each("forgotten") if isinstance(kept.record, Forgotten))
     by_day = [{"day": day, **days[day]} for day in sorted(days)]
     return {"records": dict(sorted(kinds.items())), "annotators": annotators, "forgotten": forgotten, "by_day": by_day}
 

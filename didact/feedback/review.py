@@ -13,16 +13,21 @@ from didact.feedback.store import Kept, Store, complaints, text
 # An item's judgements are those of its exchange and of the exchanges made for it, unless replaced or taken back. A
 # person who skipped an item is not asked again, and does not count as one who judged it.
 _NEXT = """
-select r.id
-from feedback_record r
-left join feedback_record e on e.type = 'exchange' and (e.id = r.exchange or e.review = r.id)
-left join feedback_record j on j.type = 'judgement' and j.exchange = e.id and j.kind <> 'retraction'
-  and not exists (select 1 from feedback_record n where n.replaces = j.id)
-where r.type = 'review'
-group by r.id, r.seq, r.wanted
-having count(distinct case when j.kind <> 'skip' then j.annotator end) < r.wanted
-  and count(case when j.annotator = :annotator then 1 end) = 0
-order by count(distinct case when j.kind <> 'skip' then j.annotator end), r.seq
+with about(item, exchange) as (
+  select id, exchange from feedback_record where type = 'review' and exchange is not null
+  union all
+  select review, id from feedback_record where review is not null
+), judged(item, annotator, kind) as (
+  select about.item, j.annotator, j.kind from about join feedback_record j on j.exchange = about.exchange
+  where j.kind <> 'retraction' and not exists (select 1 from feedback_record n where n.replaces = j.id)
+), counted(item, people, mine) as (
+  select item, count(distinct case when kind <> 'skip' then annotator end),
+    count(case when annotator = :annotator then 1 end)
+  from judged group by item
+)
+select r.id from feedback_record r left join counted on counted.item = r.id
+where r.type = 'review' and coalesce(people, 0) < r.wanted and coalesce(mine, 0) = 0
+order by coalesce(people, 0), r.seq
 limit 1
 """
 

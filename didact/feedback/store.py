@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import orjson
 
@@ -34,7 +35,9 @@ try:
 except ImportError as error:
     raise MissingExtra("sqlalchemy and alembic", "serve", "the feedback store") from error
 
+T = TypeVar("T")
 PAGE = 500  # records read at once
+ATTEMPTS = 10  # of a transaction that meets another on its way
 
 
 class Unknown(DataProblem):
@@ -101,16 +104,8 @@ class Store:
 
     def put(self, kept: Iterable[Kept]) -> list[Kept]:
         """Keeps records under their own ids and times, all or none of them; those that are there already are passed."""
-        wanted, last = list(kept), 3
-        with complaints(self.name):
-            for attempt in range(last + 1):
-                try:
-                    with self.engine.begin() as connection:
-                        return [_put(connection, one) for one in wanted]
-                except IntegrityError:  # another process was first: the next look finds what it wrote
-                    if attempt == last:
-                        raise
-        raise AssertionError
+        wanted = list(kept)
+        return self._whole(lambda connection: [_put(connection, one) for one in wanted])
 
     def forget(self, annotator: str) -> int:
         """Removes what a person wrote and what rests on it; returns how many records that were.
@@ -119,13 +114,26 @@ class Store:
         put into the queue, and others' judgements of those exchanges, which speak of them. A record without content
         says how many and when.
         """
+
+        def remove(connection: Connection) -> int:
+            count = len(connection.execute(text(_FORGET), {"annotator": annotator}).all())
+            if count:
+                _put(connection, Kept.now(Forgotten(count=count)))
+            return count
+
+        count = self._whole(remove)
         with complaints(self.name):
-            with self.engine.begin() as connection:
-                count = len(connection.execute(text(_FORGET), {"annotator": annotator}).all())
-                if count:
-                    _put(connection, Kept.now(Forgotten(count=count)))
             self._wipe()
         return count
+
+    def _whole(self, work: Callable[[Connection], T]) -> T:
+        """Does all of the work or none of it; again, where another process was first, whose writing is now seen."""
+        with complaints(self.name):
+            for _ in range(ATTEMPTS - 1):
+                with suppress(IntegrityError), self.engine.begin() as connection:
+                    return work(connection)
+            with self.engine.begin() as connection:
+                return work(connection)
 
     def _wipe(self) -> None:
         """Takes removed records out of what the database keeps beside its tables."""
@@ -162,10 +170,18 @@ class Store:
                 return
             last = rows[-1].seq
 
+    def counts(self) -> list[tuple[str, str, str, int]]:
+        """How many records came each day, ``(day, type, kind, count)``; the kind of what has none is its type."""
+        with complaints(self.name), self._reading() as connection:
+            return [tuple(row) for row in connection.execute(text(_COUNT))]
+
     def _reading(self) -> Connection:
         return self.engine.connect().execution_options(reading=True)
 
 
+_COUNT = """
+select substr(time, 1, 10), type, coalesce(kind, type), count(*) from feedback_record group by 1, 2, 3
+"""
 _FORGET = """
 with recursive doomed(id) as (
   select id from feedback_record where annotator = :annotator

@@ -5,7 +5,7 @@ from uuid import uuid4
 import pytest
 
 from didact.feedback.store import Store
-from tests.feedback.places import database, postgresql
+from tests.feedback.places import postgresql, schema
 
 
 @pytest.fixture(scope="session")
@@ -18,7 +18,7 @@ def server():
 def place(request, tmp_path) -> str:
     if request.param == "sqlite":
         return str(tmp_path / "feedback.sqlite")
-    return database(request.getfixturevalue("server"), f"t{uuid4().hex}")
+    return schema(request.getfixturevalue("server"), f"t{uuid4().hex}")
 
 
 @pytest.fixture

@@ -42,13 +42,13 @@ def postgresql() -> Iterator[Path]:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def database(folder: Path, name: str) -> str:
-    """The URL of a new, empty database."""
+def schema(folder: Path, name: str) -> str:
+    """The URL of a new schema, as empty as a new database and made in a moment."""
     import psycopg
 
     with psycopg.connect(f"host={folder} user=didact dbname=postgres", autocommit=True) as connection:
-        connection.execute(f'create database "{name}"')
-    return f"postgresql+psycopg://didact@/{name}?host={folder}"
+        connection.execute(f'create schema "{name}"')
+    return f"postgresql+psycopg://didact@/postgres?host={folder}&options=-csearch_path%3D{name}"
 
 
 def _programs() -> Path:

@@ -1,7 +1,10 @@
 """The queue gives what is least judged to who has not judged it."""
 
+import time
+
 from didact.feedback.records import Message, Retraction, Review, Skip
 from didact.feedback.review import enqueue, following
+from didact.feedback.store import Kept
 from tests.feedback.samples import ANN, BOB, EVE, exchange, rating, thumb
 
 
@@ -64,6 +67,16 @@ def test_nothing_is_put_twice(store):
     items = [Review(exchange=asked.id), Review(prompt=prompt("Why?"))]
     assert enqueue(store, items) == enqueue(store, items)
     assert len(list(store.each("review"))) == 2
+
+
+def test_a_long_queue_answers_at_once(store):
+    asked = store.put([Kept.now(exchange(prompt=str(i))) for i in range(800)])
+    items = enqueue(store, [Review(exchange=one.id, wanted=2) for one in asked])
+    store.put([Kept.now(thumb(one)) for one in asked[:600]])
+    began = time.monotonic()
+    assert following(store, BOB) == items[600]
+    assert store.forget(ANN) == 600
+    assert time.monotonic() - began < 1  # with a join without an index, several seconds and growing as its square
 
 
 def test_judgements_of_what_is_not_in_the_queue_do_not_count(store):

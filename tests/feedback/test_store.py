@@ -162,6 +162,24 @@ def test_a_forgotten_person_is_gone_and_all_that_rests_on_them(place, tmp_path):
             assert left.scalar() == 0
 
 
+def test_a_person_is_forgotten_while_others_speak_of_them(store):
+    def speak(i) -> None:
+        try:
+            while True:
+                store.add(thumb(asked, annotator=f"b{i}"))
+        except Unknown:
+            return
+
+    for _ in range(3):
+        asked = store.add(exchange(annotator=ANN))
+        with ThreadPoolExecutor(2) as threads:
+            speaking = [threads.submit(speak, i) for i in range(2)]
+            assert store.forget(ANN) >= 1
+            for one in speaking:
+                one.result()
+        assert not list(store.each("exchange", "judgement"))
+
+
 def test_ids_of_the_forgotten_are_not_given_again(store):
     store.add(exchange(annotator=ANN))
     with store.engine.connect() as connection:
