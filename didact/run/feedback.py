@@ -148,15 +148,25 @@ def _tables(found: dict[str, Any]) -> Iterator[tuple[str, Table]]:
     yield "What sways people (0.5 is nothing)", _table(("", "rate", "95% interval", "rounds"), rows)
     rows = [(model or "(no name)", *_share(share)) for model, share in found["win_rates"].items()]
     yield "Wins against other models", _table(("model", "rate", "95% interval", "rounds"), rows)
-    titles = ("annotator", "judgements", "accuracy", "leniency", "first shown", "longer")
-    yield "Annotators", _table(titles, [_person(name, one) for name, one in found["annotators"].items()])
+    people = found["annotators"].items()
+    rows = [(name, *_ways(one["first_shown"]), *_ways(one["longer"]), one["judgements"]) for name, one in people]
+    titles = ("annotator", "first shown", "95% interval", "longer", "95% interval", "judgements")
+    yield "What sways each of them", _table(titles, rows)
+    rows = [(name, *row) for name, one in people for row in _quality(one)]
+    titles = ("annotator", "of", "right", "leniency", "95% interval", "judged with others")
+    yield "How good and how lenient each of them is", _table(titles, rows)
 
 
-def _person(name: str, one: Mapping[str, Any]) -> tuple[object, ...]:
-    skill = "  ".join(f"{kind} {said['accuracy']:.2f} ({said['votes']})" for kind, said in one["skill"].items())
-    lenient = "  ".join(f"{kind} {said['mean']:+.2f} ({said['count']})" for kind, said in one["leniency"].items())
-    sways = (" ".join(map(str, _share(one[name])[:2])) for name in ("first_shown", "longer"))
-    return name, one["judgements"], skill, lenient, *sways
+def _quality(one: Mapping[str, Any]) -> Iterator[tuple[object, ...]]:
+    """For each kind of judgement: how often right, by how much above the others."""
+    for kind, skill in one["skill"].items():
+        lenient = one["leniency"].get(kind)
+        sure = "" if lenient is None or lenient["low"] is None else f"{lenient['low']:+.2f} to {lenient['high']:+.2f}"
+        yield kind, _number(skill["accuracy"]), f"{lenient['mean']:+.2f}" if lenient else "", sure, skill["votes"]
+
+
+def _ways(share: Mapping[str, Any]) -> tuple[object, ...]:
+    return _share(share)[:2]
 
 
 def _table(columns: Sequence[str], rows: Any) -> Table:
