@@ -12,7 +12,7 @@ from benchmarks.clock import Clock
 from benchmarks.hyper import HYPER
 from didact.batch import Batch
 from didact.data.corpus import in_memory
-from didact.data.formats import Texts
+from didact.data.example import Texts
 from didact.data.pieces import cut
 from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh

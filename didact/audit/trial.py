@@ -15,7 +15,7 @@ from transformers import PreTrainedConfig
 from didact.audit import laws
 from didact.audit.toy import toy_network, toy_teacher
 from didact.data.corpus import Corpus, encode
-from didact.data.formats import Answers, Conversation, Document, Example, Texts
+from didact.data.example import Answers, Conversation, Document, Example, Texts
 from didact.data.pieces import Pieces, cut
 from didact.data.settings import Data
 from didact.data.source import examples

@@ -14,7 +14,7 @@ from typing import assert_never
 
 import numpy as np
 
-from didact.data.formats import Answers, Completion, Conversation, Document, Example, Texts
+from didact.data.example import Answers, Completion, Conversation, Document, Example, Texts
 from didact.data.taught import Taught
 from didact.errors import DataProblem, ResourceProblem
 from didact.text.render import Rendered, Renderer

@@ -18,8 +18,9 @@ from typing import Any
 import orjson
 
 from didact.data import judged
+from didact.data.example import Example
 from didact.data.files import READERS, known, read, reader, without_nulls
-from didact.data.formats import Example, parse
+from didact.data.formats import parse
 from didact.data.judged import is_feedback
 from didact.data.settings import Data, Source
 from didact.data.words import brief, listed, nearest

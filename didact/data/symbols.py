@@ -17,7 +17,7 @@ from random import Random
 from typing import Any
 
 from didact.data.domain.writing import held_out
-from didact.data.formats import Document, Example
+from didact.data.example import Document, Example
 from didact.errors import DataProblem
 
 TEMPLATES = (

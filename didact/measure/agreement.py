@@ -8,7 +8,7 @@ import torch
 
 from didact.batch import Batch
 from didact.data.corpus import render
-from didact.data.formats import Example
+from didact.data.example import Example
 from didact.measure.base import Measure, Subject
 from didact.objective.tokens import causal_reach, next_token, prefix_reach
 

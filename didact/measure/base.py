@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, Literal
 
-from didact.data.formats import Example
+from didact.data.example import Example
 from didact.engine.mesh import Mesh
 from didact.model.model import Model
 from didact.text.render import Renderer

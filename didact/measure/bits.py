@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from didact.data.corpus import in_memory
-from didact.data.formats import Example
+from didact.data.example import Example
 from didact.data.pieces import cut
 from didact.engine.evaluate import evaluate, scorer
 from didact.measure.base import Measure, Subject

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from didact.batch import Batch
 from didact.data.corpus import Corpus, in_memory
-from didact.data.formats import Example
+from didact.data.example import Example
 from didact.data.pieces import cut
 from didact.engine.evaluate import evaluate
 from didact.errors import DataProblem

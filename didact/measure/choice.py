@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from didact.batch import Batch
-from didact.data.formats import Completion, Example
+from didact.data.example import Completion, Example
 from didact.errors import DataProblem
 from didact.measure.base import Measure, Subject
 from didact.model.model import Model

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from didact.data.corpus import in_memory
-from didact.data.formats import Example
+from didact.data.example import Example
 from didact.data.pieces import cut
 from didact.engine.evaluate import evaluate
 from didact.measure.base import Measure, Subject

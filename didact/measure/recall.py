@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from didact.data.formats import Example, Texts
+from didact.data.example import Example, Texts
 from didact.errors import DataProblem
 from didact.measure.base import Measure, Subject
 from didact.model.embed import Embedder

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from didact.data.corpus import in_memory
-from didact.data.formats import Conversation, Example
+from didact.data.example import Conversation, Example
 from didact.errors import DataProblem
 from didact.measure.base import Measure, Subject
 from didact.measure.loss import Loss

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from didact.data.formats import Document
+from didact.data.example import Document
 from didact.data.source import SourceExamples
 from didact.data.words import brief
 from didact.engine.durable import MANIFEST, on_disk, verify

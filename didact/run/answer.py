@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from didact.data.domain.writing import held_out, publish
-from didact.data.formats import Conversation, Example
+from didact.data.example import Conversation, Example
 from didact.data.source import examples
 from didact.errors import DataProblem, UsageProblem
 from didact.recipe.making import Answer

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import orjson
 
-from didact.data.formats import Document, Example, Texts
+from didact.data.example import Document, Example, Texts
 from didact.data.settings import Data
 from didact.data.source import examples
 from didact.engine.durable import on_disk

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from pathlib import Path
 
 from didact.data.corpus import Corpus, in_memory
-from didact.data.formats import Document
+from didact.data.example import Document
 from didact.engine.durable import on_disk
 from didact.engine.evaluate import Score
 from didact.run.folder import replace

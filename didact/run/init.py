@@ -6,8 +6,9 @@ from collections.abc import Callable, Sequence
 from itertools import groupby
 from pathlib import Path
 
+from didact.data.example import Answers, Conversation, Document, Example
 from didact.data.files import known, read
-from didact.data.formats import Answers, Conversation, Document, Example, parse
+from didact.data.formats import parse
 from didact.errors import DataProblem, ResourceProblem, UsageProblem
 
 RECIPE = Path("recipe.yaml")

@@ -3,8 +3,9 @@
 from collections.abc import Callable
 from pathlib import Path
 
+from didact.data.example import Texts
 from didact.data.files import read
-from didact.data.formats import Texts, example
+from didact.data.formats import example
 from didact.errors import DataProblem
 from didact.retrieve.index import Index, Mode
 from didact.retrieve.quality import Quality, quality

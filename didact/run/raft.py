@@ -7,8 +7,9 @@ from random import Random
 from typing import Any
 
 from didact.data.domain.writing import publish
+from didact.data.example import Conversation
 from didact.data.files import Record, read
-from didact.data.formats import Conversation, example
+from didact.data.formats import example
 from didact.data.raft import Asked, Plan, files
 from didact.data.settings import Data
 from didact.data.source import examples

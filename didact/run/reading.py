@@ -5,7 +5,7 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from didact.data.formats import Document
+from didact.data.example import Document
 from didact.data.settings import Data
 from didact.data.source import examples
 from didact.engine.durable import on_disk

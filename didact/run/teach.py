@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from didact.data.corpus import Corpus, corpus_key, encode
-from didact.data.formats import Conversation, Example
+from didact.data.example import Conversation, Example
 from didact.data.settings import Data
 from didact.data.source import examples
 from didact.data.taught import open_taught

@@ -5,7 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from didact.data import formats
-from didact.data.formats import Answers, Completion, Conversation, Document, detect, example, parse
+from didact.data.example import Answers, Completion, Conversation, Document
+from didact.data.formats import detect, example, parse
 from didact.errors import DataProblem
 
 USER = {"role": "user", "content": "two and two?"}

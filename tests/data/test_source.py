@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.data.formats import Conversation, Document
+from didact.data.example import Conversation, Document
 from didact.data.settings import Data
 from didact.data.source import examples, fingerprint
 from didact.errors import DataProblem, MissingExtra, ResourceProblem, UsageProblem

@@ -7,7 +7,8 @@ from random import Random
 
 import pytest
 
-from didact.data.formats import Completion, Document, example
+from didact.data.example import Completion, Document
+from didact.data.formats import example
 from didact.data.symbols import TEMPLATES, UNSEEN, Labelled, Plan, draw, gather, naming, parted, record, vocabulary
 from didact.errors import DataProblem, UsageProblem
 from didact.recipe import load

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from didact.data.corpus import in_memory
-from didact.data.formats import Document, Texts, example
+from didact.data.example import Document, Texts
+from didact.data.formats import example
 from didact.data.pieces import cut
 from didact.data.sets import subset
 from didact.data.stream import TokenStream

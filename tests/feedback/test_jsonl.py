@@ -3,7 +3,8 @@
 import orjson
 import pytest
 
-from didact.data.formats import Conversation, example
+from didact.data.example import Conversation
+from didact.data.formats import example
 from didact.errors import DataProblem
 from didact.feedback.jsonl import FORMS, lines, load
 from didact.feedback.records import Edit, Exchange, Retraction, Review, Skip

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from didact.data.formats import Completion
+from didact.data.example import Completion
 from didact.engine.mesh import Mesh
 from didact.measure import Subject, resolve
 from didact.text.render import Renderer

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from didact.data.formats import Document
+from didact.data.example import Document
 from didact.engine.mesh import Mesh
 from didact.measure import Subject, resolve
 from didact.objective.diffusion import Diffusion

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from didact.batch import Batch
-from didact.data.formats import Document, Texts
+from didact.data.example import Document, Texts
 from didact.engine.mesh import Mesh
 from didact.errors import DataProblem
 from didact.measure import Subject, resolve

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from didact.data.formats import Completion, Document
+from didact.data.example import Completion, Document
 from didact.engine.mesh import Mesh
 from didact.errors import DataProblem
 from didact.measure import Subject, resolve

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from didact.data.formats import Document
+from didact.data.example import Document
 from didact.engine.mesh import Mesh
 from didact.errors import UsageProblem
 from didact.measure import Subject, resolve

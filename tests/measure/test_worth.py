@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from didact.data.formats import Conversation, Document
+from didact.data.example import Conversation, Document
 from didact.data.raft import closed, conversation
 from didact.engine.mesh import Mesh
 from didact.errors import DataProblem

@@ -7,7 +7,7 @@ import torch
 
 from didact.audit.laws import gradient
 from didact.data.corpus import in_memory
-from didact.data.formats import Texts
+from didact.data.example import Texts
 from didact.data.pieces import cut
 from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from didact.cli import app
-from didact.data.formats import Answers, Conversation
+from didact.data.example import Answers, Conversation
 from didact.data.settings import Data
 from didact.data.source import examples, fingerprint
 from didact.errors import DataProblem, ResourceProblem, UsageProblem

@@ -10,7 +10,7 @@ from torch.nn import functional as F
 from didact.audit import laws
 from didact.batch import Batch
 from didact.data.corpus import in_memory
-from didact.data.formats import Texts
+from didact.data.example import Texts
 from didact.data.pieces import cut
 from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh

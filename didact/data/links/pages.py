@@ -10,8 +10,9 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import unquote, urldefrag, urljoin, urlsplit
 
+from didact.data.example import Document
 from didact.data.files import Record, read
-from didact.data.formats import Document, example
+from didact.data.formats import example
 from didact.data.settings import Graph
 from didact.data.source import SourceExamples
 from didact.data.words import brief, kind

@@ -12,7 +12,7 @@ from functools import cached_property
 
 import numpy as np
 
-from didact.data.formats import RELATIONS
+from didact.data.example import RELATIONS
 from didact.data.links.graph import Links
 
 

@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
+from didact.data.example import Document
 from didact.data.files import BOM, read
-from didact.data.formats import Document, example
+from didact.data.formats import example
 from didact.data.unpack import PACKED, unpacked
 from didact.data.words import brief
 from didact.errors import DataProblem, ResourceProblem

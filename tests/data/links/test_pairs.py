@@ -3,7 +3,8 @@ from collections import Counter
 import numpy as np
 import pytest
 
-from didact.data.formats import RELATIONS, example
+from didact.data.example import RELATIONS
+from didact.data.formats import example
 from didact.data.links.graph import Links, linked, nearest
 from didact.data.links.pages import Page
 from didact.data.links.pairs import Drawing, exchanged, segments
