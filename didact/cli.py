@@ -252,7 +252,7 @@ def serve(
     feedback: Annotated[str | None, typer.Option(help="Path or URL of the feedback store.")] = None,
     index: Annotated[Path | None, typer.Option(help="An index whose passages answers stand on.")] = None,
     passages: Annotated[int, typer.Option(min=1, max=64, help="Passages of an answer, at most.")] = 4,
-    relevance: Annotated[float, typer.Option(min=-1, max=1, help="Least cosine of a passage and the question.")] = 0.3,
+    relevance: Annotated[float, typer.Option(min=-1, max=1, help="Least cosine of a passage and the question.")] = 0.25,
     no_guard: Annotated[bool, typer.Option("--no-guard", help="Quote passages as they are.")] = False,
     embedder: Annotated[str, typer.Option(help="What embeds where the model does not.")] = "all-minilm-l6-v2",
     device: Device = "auto",

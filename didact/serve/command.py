@@ -59,7 +59,7 @@ class Serving:
     feedback: str | None = None
     index: Path | None = None
     passages: int = 4
-    relevance: float = 0.3
+    relevance: float = 0.25
     guard: bool = True
     embedder: str = "all-minilm-l6-v2"
     quantize: Literal["int8", "int4"] | None = None

@@ -29,7 +29,7 @@ class Ground:
 
     index: Index
     passages: int = 4
-    relevance: float = 0.3
+    relevance: float = 0.25
     guard: bool = True
 
     def find(self, question: str) -> list[Passage]:

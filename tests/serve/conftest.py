@@ -1,5 +1,8 @@
 """One tiny model and one server for the tests that leave it as it is."""
 
+import json
+import shutil
+
 import pytest
 
 from tests.battery.base import make_base
@@ -24,3 +27,13 @@ def endless(tmp_path_factory):
 def server(base):
     with running(served(base)) as up:
         yield up
+
+
+@pytest.fixture(scope="session")
+def wide(base, tmp_path_factory):
+    """The tiny model with room for passages."""
+    folder = tmp_path_factory.mktemp("wide") / "model"
+    shutil.copytree(base, folder)
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
+    return served(folder)

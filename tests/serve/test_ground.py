@@ -10,7 +10,7 @@ import pytest
 from didact.feedback.store import Store
 from didact.serve.ground import NOTHING, Ground, Grounded
 from didact.text.quote import Quotation, defused, quoted
-from tests.serve.running import running, served
+from tests.serve.running import running
 
 
 @dataclass
@@ -34,19 +34,6 @@ class Shelf:
     def search(self, query, k=8):
         self.asked.append(query)
         return [*self.found][:k]
-
-
-@pytest.fixture(scope="module")
-def wide(base, tmp_path_factory):
-    """The tiny model with room for passages."""
-    import json
-    import shutil
-
-    folder = tmp_path_factory.mktemp("wide") / "model"
-    shutil.copytree(base, folder)
-    config = json.loads((folder / "config.json").read_text())
-    (folder / "config.json").write_text(json.dumps(config | {"max_position_embeddings": 4096}))
-    return served(folder)
 
 
 def asked(text="Which thing is red?"):
