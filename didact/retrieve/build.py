@@ -281,16 +281,7 @@ def _said(tally: Tally, say: Say) -> None:
 
 def _counts(base: sqlite3.Connection, folder: Path, tally: Tally, places: Iterable[_Place]) -> dict[str, Any]:
     """The facts of an index. Raises DataProblem for an empty one."""
-
-    def count(table: str) -> int:
-        return base.execute(f"SELECT count(*) FROM {table}").fetchone()[0]
-
-    found = {
-        "files": count("file"),
-        "documents": count("document"),
-        "passages": count("chunk"),
-        "vectors": count("vector"),
-    }
+    found = store.counts(base)
     if not found["passages"]:
         if tally.skipped:
             raise DataProblem(f"nothing could be read: {tally.skipped[0]}", where=str(folder))

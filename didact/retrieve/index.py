@@ -31,6 +31,7 @@ DEPTH = 100  # passages each way of searching hands to fusion
 FUSION = 60  # k of reciprocal-rank fusion (Cormack et al. 2009)
 RERANKED = 32  # passages that a model reads again
 TERMS = 64  # different words of a question that are looked up
+PATTERN, STARS = 300, 8  # characters and asterisks of a filter: matching many takes for ever
 POINTER = "index"  # in a run folder: a line with the path of its index
 
 
@@ -107,7 +108,7 @@ class Index:
         with self._reading() as base:
             self.facts: dict[str, Any] = {
                 **store.facts(base),
-                **{table: base.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for table in COUNTED},
+                **store.counts(base),
             }
             self._matrix = _loaded(base, _moment(base))
 
@@ -133,7 +134,7 @@ class Index:
     @property
     def dense(self) -> bool:
         """Whether it has vectors."""
-        return bool(self.facts["vector"])
+        return bool(self.facts["vectors"])
 
     def search(
         self,
@@ -212,7 +213,6 @@ class Index:
         return _Near(matrix.numbers, matrix.vectors @ asked)
 
 
-COUNTED = ("file", "document", "chunk", "vector")
 FROM = "FROM chunk JOIN document ON document.id = chunk.document"
 FILTERS = {
     "kind": "kind = ?",
@@ -275,7 +275,10 @@ def _condition(where: Mapping[str, str]) -> _Only:
             meant = nearest(key, FILTERS)
             remedy = f"did you mean {meant}?" if meant else f"there are {', '.join(FILTERS)}"
             raise UsageProblem(f"passages have no {brief(key, 40)!r} to choose by", remedy=remedy)
-        values += [clean(str(value))] * FILTERS[key].count("?")
+        if len(value) > PATTERN or value.count("*") > STARS:
+            what = f"{key}={brief(value, 40)} is no pattern that can be looked for"
+            raise UsageProblem(what, remedy=f"give {PATTERN} characters and {STARS} asterisks at most")
+        values += [clean(value)] * FILTERS[key].count("?")
     return _Only(" AND ".join(FILTERS[key] for key in where), tuple(values))
 
 

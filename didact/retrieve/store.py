@@ -151,6 +151,12 @@ def facts(base: sqlite3.Connection) -> dict[str, str]:
     return dict(base.execute("SELECT key, value FROM fact"))
 
 
+def counts(base: sqlite3.Connection) -> dict[str, int]:
+    """How many files, documents, passages and vectors it holds."""
+    tables = {"files": "file", "documents": "document", "passages": "chunk", "vectors": "vector"}
+    return {name: base.execute(f"SELECT count(*) FROM {table}").fetchone()[0] for name, table in tables.items()}
+
+
 def remove(folder: Path) -> None:
     """Deletes the index's own files, the manifest first."""
     for name in (MANIFEST, NAME, f"{NAME}-wal", f"{NAME}-shm"):

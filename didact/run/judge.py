@@ -14,7 +14,7 @@ DEPTH = 10  # sources that count
 PASSAGES = 50  # read to find that many sources
 
 
-def judge(index: Index, questions: str, say: Callable[[str], None]) -> dict[str, Quality]:
+def judge(index: Index, questions: str, say: Callable[[str], None]) -> dict[Mode, Quality]:
     """Prints a line for each way of searching; the questions are records of ``anchor`` and ``positive``.
 
     A question's sources are the documents whose text is its positive, or that have a passage which holds it. One whose
@@ -35,9 +35,9 @@ def judge(index: Index, questions: str, say: Callable[[str], None]) -> dict[str,
     if lost:
         say(f"{lost:,} questions left out: their sources are not in the index")
     modes: tuple[Mode, ...] = ("words", "dense", "hybrid") if index.dense else ("words",)
-    print(f"{len(asked):,} questions, {index.facts['document']:,} documents, {index.facts['chunk']:,} passages")
+    print(f"{len(asked):,} questions, {index.facts['documents']:,} documents, {index.facts['passages']:,} passages")
     print(f"{'':8} recall@{DEPTH}  nDCG@{DEPTH}")
-    found = {}
+    found = dict[Mode, Quality]()
     for mode in modes:
         ranked = [[passage.source for passage in index.search(query, PASSAGES, mode=mode)] for query in asked]
         found[mode] = quality(ranked, wanted, DEPTH)

@@ -11,10 +11,14 @@ from pathlib import Path
 
 import pytest
 
+from didact.data.settings import Source
+from didact.data.source import SourceExamples
 from didact.errors import DataProblem, ResourceProblem
 from didact.retrieve import store
+from didact.retrieve.build import build
 from didact.retrieve.index import Index
 from didact.retrieve.load.files import load
+from didact.retrieve.settings import Indexing
 from tests.retrieve.toy import Counting, index, toy
 
 
@@ -145,6 +149,15 @@ def test_several_places_are_named_below_what_they_share(docs, tmp_path):
     assert {file[0] for file in content(tmp_path / "ix")[1]} >= {"docs/a.md", "docs/sub/c.txt", "more/z.md"}
 
 
+def test_data_of_the_hub(tmp_path, monkeypatch):
+    rows = [("org/set:row 1", {"text": "one speaks"}), ("org/set:row 2", {"text": "two speaks"})]
+    monkeypatch.setattr("didact.data.source._hub_records", lambda path: iter(rows))
+    source = SourceExamples(Source(path="hub:org/set"), ())
+    facts = build([source], tmp_path / "ix", Indexing(embedder="none"), None, print)
+    assert (facts["files"], facts["documents"]) == (1, 2)
+    assert Index.open(tmp_path / "ix").search("two")[0].source == "org/set:row 2"
+
+
 # --- damage and interruption -------------------------------------------------------------------------------
 
 
@@ -252,7 +265,7 @@ def resumed(docs, tmp_path, moment, whole):
     index(docs, folder, toy(), said)
     assert said == []
     assert content(folder) == whole
-    assert Index.open(folder).facts["chunk"] == len(whole[0])
+    assert Index.open(folder).facts["passages"] == len(whole[0])
     shutil.rmtree(folder)
     return True
 

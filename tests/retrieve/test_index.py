@@ -127,6 +127,9 @@ def test_filters(opened, mode, where, holds):
 def test_an_unknown_filter_is_said(opened):
     with pytest.raises(UsageProblem, match=r"no 'headin' to choose by; did you mean heading\?"):
         opened.search("cats", where={"headin": "x"})
+    for value in ("x" * 301, "*a" * 9):
+        with pytest.raises(UsageProblem, match="no pattern that can be looked for"):
+            opened.search("cats", where={"path": value})
     with pytest.raises(UsageProblem, match="k is 0"):
         opened.search("cats", k=0)
 

@@ -9,6 +9,7 @@ from pypdf import PdfReader, PdfWriter
 from pypdf.generic import DecodedStreamObject, DictionaryObject, NameObject
 
 from didact.errors import DataProblem, MissingExtra
+from didact.retrieve.chunk import cut
 from didact.retrieve.load import child, office
 from didact.retrieve.load.files import load
 
@@ -127,6 +128,24 @@ def test_other_languages_and_python_of_another_age(tmp_path):
         document = one(write(tmp_path, name, text))
         assert [block.kind for block in document.blocks] == ["code", "code"]
         assert document.kind == "code"
+
+
+def test_code_and_text_made_to_stall_readers_do_not(tmp_path):
+    chain = "if x:\n    pass\n" + "elif x:\n    pass\n" * 3000
+    for name, text in (
+        ("a.py", chain),
+        ("b.py", "(" * 50_000),
+        ("c.py", "-" * 200_000 + "1"),
+        ("d.md", "# " + " " * 400_000 + "x"),
+        ("e.md", "x\n" + "#" * 400_000),
+        ("f.html", "<div>" * 4000 + "</span></i>" * 4000 + "<p>x<br><li>" * 20_000),
+        ("g.md", "---\n" + "a\n" * 100_000),
+        ("h.txt", '."' * 100_000),
+    ):
+        assert cut(one(write(tmp_path, name, text)), 200, 20)
+    for text in ("<div>" * 100_000, "<i></b>" * 100_000, "<ul><li>" * 100_000):
+        with pytest.raises(DataProblem, match=r"g\.html: nests more than 4,096 tags"):
+            one(write(tmp_path, "g.html", text))
 
 
 def test_notebook(tmp_path):
@@ -264,7 +283,7 @@ def test_docx(tmp_path):
 
 
 def bomb(path):
-    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as packed:
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as packed:
         packed.writestr("word/document.xml", b" " * (500 << 20))
     return path
 

@@ -24,7 +24,7 @@ def main(kind: str, path: str) -> None:
     """Reads one file and prints what it found."""
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY, MEMORY))
-    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS))
+    resource.setrlimit(resource.RLIMIT_CPU, (SECONDS, SECONDS + 5))
     try:
         found = {"pdf": pdf, "docx": docx}[kind](path)
         said: dict[str, Any] = {**vars(found), "blocks": [list(vars(block).values()) for block in found.blocks]}

@@ -22,12 +22,11 @@ def python(text: str) -> Extract:
     """
     if len(text) > PARSED:
         return code(text)
+    rows = list(lines(text))
     try:
-        tree = ast.parse(text)
+        starts = dict(_starts(ast.parse(text), (), [line for _, _, line in rows]))
     except (SyntaxError, ValueError, RecursionError, MemoryError):
         return code(text)
-    rows = [(start, end, line) for start, end, line in lines(text)]
-    starts = dict(_starts(tree, (), [line for _, _, line in rows]))
     found, paths = list[Block](), list[tuple[tuple[str, ...], int]]()  # definitions still open, and their last row
     edges = sorted({*starts, *(last for _, last in starts.values()), 0, len(rows)})
     for first, last in pairwise(edges):

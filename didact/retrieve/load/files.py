@@ -18,11 +18,12 @@ from didact.retrieve.settings import SUFFIXES
 
 LIMIT = 64 << 20  # bytes of a file that is one document
 
-READERS: dict[str, Callable[[str], Extract]] = {
-    "text": markdown.plain,
-    "markdown": markdown.markdown,
+READERS: dict[str, Callable[[str, str], Extract]] = {
+    "text": lambda text, where: markdown.plain(text),
+    "markdown": lambda text, where: markdown.markdown(text),
+    "code": lambda text, where: code.python(text) if where.endswith((".py", ".pyi")) else code.code(text),
     "html": html.html,
-    "code": code.code,
+    "notebook": notebook.notebook,
 }
 
 
@@ -37,14 +38,11 @@ def load(path: Path, name: str) -> Iterator[Extract]:
     if kind is None:
         yield from records(path, name)
         return
-    if kind in ("pdf", "docx"):
-        found = office(path, kind)
-    else:
+    if kind in READERS:
         text = _text(path)
-        if kind == "notebook":
-            found = notebook.notebook(text, str(path)) if text.strip() else Extract("", (), kind)
-        else:
-            found = (code.python if suffix in (".py", ".pyi") else READERS[kind])(text)
+        found = READERS[kind](text, str(path)) if text.strip() else Extract("", (), kind)
+    else:
+        found = office(path, kind)
     if found.text.strip():
         yield replace(found, source=name)
 

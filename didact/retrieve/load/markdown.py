@@ -7,6 +7,7 @@ from didact.retrieve.extract import Block, Extract, Outline, first_heading, line
 FENCE = re.compile(r" {0,3}(`{3,}|~{3,})")
 ATX = re.compile(r" {0,3}(#{1,6})(?:[ \t]+(.*?))??(?:[ \t]+#+)?[ \t]*")
 SETEXT = re.compile(r" {0,3}(=+|-+)[ \t]*")
+HEADING = 1000  # characters of a line from which on it is no heading
 FRONT = re.compile(r"---\n(?:.*\n)*?(?:---|\.\.\.)(?:\n|$)")
 
 
@@ -44,7 +45,8 @@ def blocks(text: str, outline: Outline | None = None, offset: int = 0) -> list[B
                 found.append(Block("code", outline.path, offset + begin, offset + end))
                 fence, gathered, before = "", end + 1, (end + 1, "")
             continue
-        atx, setext = ATX.fullmatch(line), SETEXT.fullmatch(line)
+        short = len(line) < HEADING
+        atx, setext = ATX.fullmatch(line) if short else None, SETEXT.fullmatch(line) if short else None
         if mark and "`" not in line[mark.end() :]:
             gather(start)
             fence, begin, gathered = mark[1], start, start
@@ -52,13 +54,13 @@ def blocks(text: str, outline: Outline | None = None, offset: int = 0) -> list[B
             gather(start)
             path = outline.heading(len(atx[1]), (atx[2] or "").strip())
             found.append(Block("heading", path, offset + start, offset + end))
-            gathered = end + 1
-        elif setext and before[1].strip() and not before[1].lstrip().startswith((">", "-", "*", "|")):
+            gathered, line = end + 1, ""
+        elif setext and before[1].strip() and before[1].lstrip()[0] not in ">-*|":
             gather(before[0])
             path = outline.heading(1 if "=" in line else 2, before[1].strip())
             found.append(Block("heading", path, offset + before[0], offset + end))
             gathered, line = end + 1, ""
-        before = (start, line)
+        before = (start, line if len(line) < HEADING else "")
     if fence:  # never closed: the rest is code
         found.append(Block("code", outline.path, offset + begin, offset + len(text)))
     else:
