@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable
+from typing import Any
 
 import orjson
 
@@ -12,7 +13,7 @@ from didact.feedback.store import Kept, Store, complaints, text
 
 # An item's judgements are those of its exchange and of the exchanges made for it, unless replaced or taken back. A
 # person who skipped an item is not asked again, and does not count as one who judged it.
-_NEXT = """
+_WAITING = """
 with about(item, exchange) as (
   select id, exchange from feedback_record where type = 'review' and exchange is not null
   union all
@@ -24,12 +25,13 @@ with about(item, exchange) as (
   select item, count(distinct case when kind <> 'skip' then annotator end),
     count(case when annotator = :annotator then 1 end)
   from judged group by item
+), waiting(id, seq, people) as (
+  select r.id, r.seq, coalesce(people, 0) from feedback_record r left join counted on counted.item = r.id
+  where r.type = 'review' and coalesce(people, 0) < r.wanted and coalesce(mine, 0) = 0
 )
-select r.id from feedback_record r left join counted on counted.item = r.id
-where r.type = 'review' and coalesce(people, 0) < r.wanted and coalesce(mine, 0) = 0
-order by coalesce(people, 0), r.seq
-limit 1
 """
+_NEXT = _WAITING + "select id from waiting order by people, seq limit 1"
+_LEFT = _WAITING + "select count(*) from waiting"
 
 
 def enqueue(store: Store, items: Iterable[Review]) -> list[Kept]:
@@ -39,9 +41,18 @@ def enqueue(store: Store, items: Iterable[Review]) -> list[Kept]:
 
 def following(store: Store, annotator: str) -> Kept | None:
     """The item least judged that this annotator has neither judged nor skipped, of equals the oldest."""
-    with complaints(store.name), store.engine.connect().execution_options(reading=True) as connection:
-        id = connection.execute(text(_NEXT), {"annotator": annotator}).scalar()
+    id = _scalar(store, _NEXT, annotator)
     return None if id is None else store.get(id)
+
+
+def left(store: Store, annotator: str) -> int:
+    """How many items wait for this annotator."""
+    return _scalar(store, _LEFT, annotator)
+
+
+def _scalar(store: Store, query: str, annotator: str) -> Any:
+    with complaints(store.name), store.engine.connect().execution_options(reading=True) as connection:
+        return connection.execute(text(query), {"annotator": annotator}).scalar()
 
 
 def _key(item: Review) -> str:

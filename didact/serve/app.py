@@ -54,8 +54,9 @@ def _about(app: FastAPI, state: State) -> None:
 
     @app.get("/v1/models")
     async def models() -> dict[str, Any]:
-        """The models that are served."""
-        return {"object": "list", "data": [card(served) for served in state.models.values()]}
+        """The models that are served, and whether there are documents to answer from and a place for feedback."""
+        about = {"feedback": state.store is not None, "documents": state.ground is not None}
+        return {"object": "list", "data": [card(served) for served in state.models.values()], "didact": about}
 
     @app.get("/v1/models/{id:path}")
     async def model(id: str) -> dict[str, Any]:

@@ -80,12 +80,18 @@ class Talk:
         if piece.reason and grammar is not None and grammar.fault:
             raise Refused(f"the schema could not be followed: {grammar.fault[:300]}", param="response_format")
 
+    def _known(self) -> dict[str, Any]:
+        """What is known before the first word: who answers, from which seed, on which sources."""
+        adapter = {"adapter_hash": self.served.hash} if self.served.base else {}
+        hashes = {"model_hash": (self.served.base or self.served).hash, **adapter}
+        return {**hashes, "seed": self.seed, **self.grounded.told()}
+
     async def _own(self) -> dict[str, Any]:
         """What is Didact's own in the response, after everything else is known."""
         texts = [self._message(answer)[0]["content"] or answer.text for answer in self.answers]
         if self.state.log_prompts:
             LOG.info("asked %s; answered %s", json.dumps(self.asked.dialogue()), json.dumps(texts))
-        own = {"model_hash": self.served.hash, "seed": self.seed, **self.grounded.told()}
+        own = self._known()
         if self.state.store and self.asked.didact.record:
             sizes = [len(answer.tokens) for answer in self.answers]
             pairs = list(zip(texts, sizes, strict=True))
@@ -119,7 +125,7 @@ class Talk:
             return {**base, "choices": [choice]}
 
         for index in range(len(self.answers)):
-            yield chunk(index, {"role": "assistant", "content": ""})
+            yield {**chunk(index, {"role": "assistant", "content": ""}), "didact": self._known()}
         async for piece in self.flow.pieces():
             answer = self.answers[piece.index]
             told = answer.add(piece, self.stops)

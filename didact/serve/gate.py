@@ -13,7 +13,7 @@ from didact.serve.errors import answer
 from didact.serve.state import State
 
 POLICY = "default-src 'self'; img-src 'self' data:; object-src 'none'; base-uri 'none'; form-action 'none'; "
-POLICY += "frame-ancestors 'none'"
+POLICY += "frame-ancestors 'none'; require-trusted-types-for 'script'; trusted-types 'none'"
 ALWAYS = {
     "Content-Security-Policy": POLICY,
     "X-Content-Type-Options": "nosniff",
@@ -81,6 +81,8 @@ class Gate:
         kind = headers.get("content-type", "")
         if kind.startswith(("text/html", "application/json", "text/event-stream")):
             headers["Cache-Control"] = "no-store"
+        elif kind.startswith(("text/javascript", "text/css")):
+            headers["Cache-Control"] = "no-cache"  # a newer page is asked for, not an older one shown
         origin = Headers(scope=scope).get("origin")
         if origin in self.state.cors:
             headers["Access-Control-Allow-Origin"] = origin

@@ -16,7 +16,7 @@ from didact.errors import Problem, ResourceProblem
 from didact.feedback.jsonl import Form, lines
 from didact.feedback.records import Edit, Exchange, Id, Key, Ranking, Rating, Retraction, Review, Skip, Thumb
 from didact.feedback.report import report
-from didact.feedback.review import enqueue, following
+from didact.feedback.review import enqueue, following, left
 from didact.feedback.store import Conflict, Store, Unknown
 
 Judged = Annotated[Thumb | Rating | Ranking | Edit | Skip | Retraction, Field(discriminator="kind")]
@@ -58,12 +58,12 @@ def router(store: Store) -> APIRouter:
 
     @at.get("/review")
     def review(annotator: Annotated[Id, Query(description="Who is to judge.")]) -> Plain:
-        """The next item for a person, with its exchange where it has one; nulls when nothing is left."""
+        """The next item for a person, with its exchange where it has one, and how many are left, with this one."""
         with _problems():
             item = following(store, annotator)
             asked = item.record.exchange if item and isinstance(item.record, Review) else None
             exchange = store.get(asked).plain() if asked else None
-        return {"item": item.plain() if item else None, "exchange": exchange}
+            return {"item": item.plain() if item else None, "exchange": exchange, "left": left(store, annotator)}
 
     @at.post("/review")
     def put(given: Items) -> Plain:

@@ -86,9 +86,9 @@ def test_the_review_queue_goes_round(client):
     assert first["item"] == items[0]
     assert first["exchange"]["candidates"][0]["text"] == "a"
     post(client, "/feedback/judgements", thumb(exchange))
-    assert client.get("/feedback/review?annotator=ann").json() == {"item": items[1], "exchange": None}
+    assert client.get("/feedback/review?annotator=ann").json() == {"item": items[1], "exchange": None, "left": 1}
     post(client, "/feedback/judgements", thumb(asked(client, review=items[1]["id"])))
-    assert client.get("/feedback/review?annotator=ann").json() == {"item": None, "exchange": None}
+    assert client.get("/feedback/review?annotator=ann").json() == {"item": None, "exchange": None, "left": 0}
 
 
 def test_the_dashboard_and_the_export(client):
