@@ -3,24 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import sqlite3
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from didact.data.example import Document
 from didact.data.source import SourceExamples
-from didact.data.words import brief
 from didact.engine.durable import MANIFEST, on_disk, verify
-from didact.errors import DataProblem, ResourceProblem
+from didact.errors import DataProblem
 from didact.retrieve import store
 from didact.retrieve.chunk import cut
 from didact.retrieve.embedding import Embedding
 from didact.retrieve.extract import Extract
-from didact.retrieve.load.files import document, load
+from didact.retrieve.places import Place, places
 from didact.retrieve.settings import Indexing
 
 BATCH = 256  # passages embedded and written together
@@ -41,16 +38,6 @@ class Tally:
     skipped: list[str] = field(default_factory=list)  # a line each
 
 
-@dataclass(frozen=True)
-class _Place:
-    """A file, or a source that is none: the name the index calls it, its content's hash, and what is in it."""
-
-    name: str
-    sha256: str
-    size: int
-    documents: Callable[[], Iterator[Extract]]
-
-
 def build(
     sources: Sequence[SourceExamples], folder: Path, settings: Indexing, embedding: Embedding | None, say: Say
 ) -> dict[str, Any]:
@@ -64,22 +51,21 @@ def build(
         folder.mkdir(parents=True, exist_ok=True)
     with store.locked(folder), store.speaking(folder):
         base = _opened(folder, _facts(settings, embedding), say)
-        places = _places(sources)
-        tally = Tally(files=len(places))
-        known = {
-            name: (sha256, problem) for name, sha256, problem in base.execute("SELECT path, sha256, problem FROM file")
-        }
-        gone = sorted(known.keys() - {place.name for place in places})
-        todo = [place for place in places if known.get(place.name, ("", ""))[0] != place.sha256]
-        for place in places:
-            sha256, problem = known.get(place.name, ("", ""))
-            if problem and sha256 == place.sha256:
+        there = places(sources)
+        tally = Tally(files=len(there))
+        rows = base.execute("SELECT path, sha256, problem FROM file").fetchall()
+        known = {(name, sha256): problem for name, sha256, problem in rows}
+        todo = [place for place in there if (place.name, place.sha256) not in known]
+        gone = {name for name, _ in known} - {place.name for place in there}
+        for place in there:
+            if problem := known.get((place.name, place.sha256)):
                 _skip(tally, problem, say)
         if gone or todo or not (folder / MANIFEST).exists():
             (folder / MANIFEST).unlink(missing_ok=True)
-            _Writer(base, settings, embedding, tally, say).run(todo, gone)
-        _said(tally, say)
-        found = _counts(base, folder, tally, places)
+            _Writer(base, settings, embedding, tally, say).run(todo, sorted(gone))
+        if len(tally.skipped) > SAID:
+            say(f"left out: {len(tally.skipped) - SAID:,} more files")
+        found = _counts(base, folder, tally)
         if not (folder / MANIFEST).exists():
             store.seal(base, folder)
         base.close()
@@ -95,9 +81,9 @@ class _Writer:
         self.base, self.settings, self.embedding, self.tally, self.say = base, settings, embedding, tally, say
         self.spoke = time.monotonic()
         self.waiting: list[store.Entry] = []
-        self.done: list[tuple[_Place, set[str], str]] = []  # files read to their end: what is in them, what was wrong
+        self.done: list[tuple[Place, set[str], str]] = []  # files read to their end: what is in them, what was wrong
 
-    def run(self, todo: Sequence[_Place], gone: Sequence[str]) -> None:
+    def run(self, todo: Sequence[Place], gone: Sequence[str]) -> None:
         """Reads every file of ``todo`` and removes those of ``gone``."""
         for name in gone:
             with store.transaction(self.base, write=True):
@@ -110,7 +96,7 @@ class _Writer:
                 self._write()
         self._write()
 
-    def _read(self, place: _Place) -> None:
+    def _read(self, place: Place) -> None:
         rows = self.base.execute("SELECT source, sha256 FROM document WHERE file = ?", (place.name,))
         known, found, problem = dict(rows), set[str](), ""
         try:
@@ -224,47 +210,6 @@ def _checked(folder: Path) -> sqlite3.Connection:
     return base
 
 
-def _places(sources: Sequence[SourceExamples]) -> list[_Place]:
-    """Every file once, in the order of the names they have below the folder common to all."""
-    files = {file.absolute() for source in sources for file in source.files}
-    roots = [_root(source) for source in sources if source.files]
-    common = Path(os.path.commonpath(roots)) if roots else Path()
-    found = [_file(file, file.relative_to(common).as_posix()) for file in sorted(files)]
-    return found + [_source(source) for source in sources if not source.files]
-
-
-def _root(source: SourceExamples) -> Path:
-    """The folder a source names, or that of the one file it is."""
-    parents = [file.absolute().parent for file in source.files]
-    named = Path(source.source.path).expanduser().absolute()
-    return named if named.is_dir() else Path(os.path.commonpath(parents))
-
-
-def _file(file: Path, name: str) -> _Place:
-    if not file.is_file():
-        raise ResourceProblem("is not a regular file", where=str(file), remedy="name a file")
-    try:
-        with file.open("rb") as stream:
-            digest = hashlib.file_digest(stream, "sha256").hexdigest()
-    except OSError as error:
-        what = f"cannot be read: {brief(error.strerror or error)}"
-        raise ResourceProblem(what, where=str(file), remedy="check its permissions and its disk") from error
-    name = name.encode("utf-8", "replace").decode()
-    return _Place(name, digest, file.stat().st_size, lambda: load(file, name))
-
-
-def _source(source: SourceExamples) -> _Place:
-    """Data on the hub: as one file."""
-
-    def documents() -> Iterator[Extract]:
-        for one in source:
-            if not isinstance(one, Document):
-                raise DataProblem("is no document", where=one.where, remedy="an index holds texts: name a set of them")
-            yield document(one.text, one.where)
-
-    return _Place(source.source.path, source.fingerprint, 0, documents)
-
-
 # --- what is said ------------------------------------------------------------------------------------------
 
 
@@ -274,18 +219,13 @@ def _skip(tally: Tally, problem: str, say: Say) -> None:
         say(f"left out: {problem}")
 
 
-def _said(tally: Tally, say: Say) -> None:
-    if len(tally.skipped) > SAID:
-        say(f"left out: {len(tally.skipped) - SAID:,} more files")
-
-
-def _counts(base: sqlite3.Connection, folder: Path, tally: Tally, places: Iterable[_Place]) -> dict[str, Any]:
+def _counts(base: sqlite3.Connection, folder: Path, tally: Tally) -> dict[str, Any]:
     """The facts of an index. Raises DataProblem for an empty one."""
     found = store.counts(base)
     if not found["passages"]:
         if tally.skipped:
             raise DataProblem(f"nothing could be read: {tally.skipped[0]}", where=str(folder))
-        raise DataProblem("there is no text to index", where=", ".join(place.name for place in places)[:200])
+        raise DataProblem("there is no text to index", where=str(folder), remedy="name files that hold some")
     known = store.facts(base)
     return {
         **found,

@@ -156,6 +156,8 @@ class Index:
         if mode == "dense" and not self.dense:
             remedy = "search its words, or build it with an embedder"
             raise UsageProblem("the index has no vectors to search", where=str(self.folder), remedy=remedy)
+        if not query.strip():
+            return []
         mode = mode if self.dense else "words"
         only = _condition(where or {})
         asked = None if mode == "words" else self._asked(query)

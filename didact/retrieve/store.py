@@ -114,7 +114,7 @@ def locked(folder: Path, building: bool = True) -> Iterator[None]:
 
 def connect(folder: Path, write: bool = False) -> sqlite3.Connection:
     """A connection that begins and ends its transactions by word; for reading, the file is never changed."""
-    mode = "rwc" if write else "ro"
+    mode = "rwc" if write else "ro" if os.access(folder, os.W_OK) else "ro&immutable=1"  # its log cannot be made there
     uri = f"file:{quote(str((folder / NAME).absolute()))}?mode={mode}"
     base = sqlite3.connect(uri, uri=True, timeout=WAIT, isolation_level=None, check_same_thread=False)
     if write:

@@ -47,6 +47,7 @@ def test_words_find_what_holds_them(opened):
     assert [one.score for one in found] == sorted((one.score for one in found), reverse=True)
     assert math.isnan(found[0].similarity)
     assert opened.search("nowhere to be seen", mode="words") == []
+    assert opened.search(" \n") == []
 
 
 def test_dense_is_brute_force(opened, place):
@@ -182,6 +183,15 @@ def test_a_run_points_at_its_index(place, tmp_path):
     shutil.rmtree(tmp_path / "stages")
     with pytest.raises(DataProblem, match="no index here; make one"):
         Index.open(tmp_path / "index")
+
+
+def test_an_index_on_a_disk_that_cannot_be_written(place, tmp_path, monkeypatch):
+    (tmp_path / "ix").mkdir()
+    for name in ("index.sqlite", "manifest.json"):
+        shutil.copy(place / name, tmp_path / "ix")
+    monkeypatch.setattr("os.access", lambda *given: False)
+    assert Index.open(tmp_path / "ix", embedding=toy()).search("cats")
+    assert len(list((tmp_path / "ix").iterdir())) == 2
 
 
 def test_sources_of_a_text(opened, docs):

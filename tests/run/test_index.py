@@ -39,6 +39,24 @@ def test_a_stage_leaves_an_index_and_the_run_points_at_it(pages):
     assert not opened.search("frogs")
 
 
+def test_what_a_stage_left_keeps_its_name_when_it_is_made_again(pages, monkeypatch):
+    left = [{"text": f"document {n} of {name}", "id": f"{name}{n}"} for n in range(3) for name in ("a", "b")]
+
+    def build(name, folder, holdout, seed, say, only):
+        (folder / "documents.jsonl").write_text("".join(json.dumps(one) + "\n" for one in left))
+        return {}
+
+    monkeypatch.setattr("didact.data.domain.build", build)
+    corpus = "{corpus: {domain: toy, holdout: 0}}"
+    pages.recipe(corpus, "{index: {data: [corpus/documents, pages/], embedder: none}}")
+    pages.run()
+    found = Index.open(pages.folder / "runs/r/index").search("document 1 of b", 1)[0]
+    assert (found.source, found.file) == ("b1", "corpus/documents.jsonl")
+    left.append({"text": "document of c", "id": "c"})
+    pages.run("corpus.seed=1")
+    assert any("; 1 documents read anew, 0 removed" in line for line in pages.said)
+
+
 def test_an_index_does_not_depend_on_the_model_unless_it_makes_the_vectors(pages):
     train = "{pretrain: {data: docs.jsonl, context: 32, batch_size: 2, max_steps: 1}}"
     pages.recipe(train, INDEX)
