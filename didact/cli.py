@@ -254,6 +254,9 @@ def serve(
     passages: Annotated[int, typer.Option(min=1, max=64, help="Passages of an answer, at most.")] = 4,
     relevance: Annotated[float, typer.Option(min=-1, max=1, help="Least cosine of a passage and the question.")] = 0.25,
     no_guard: Annotated[bool, typer.Option("--no-guard", help="Quote passages as they are.")] = False,
+    quantize: Annotated[
+        Literal["int8", "int4"] | None, typer.Option(help="Weights of few bits, on CPU; its cost is printed.")
+    ] = None,
     embedder: Annotated[str, typer.Option(help="What embeds where the model does not.")] = "all-minilm-l6-v2",
     device: Device = "auto",
 ) -> None:
@@ -286,6 +289,7 @@ def serve(
         relevance=relevance,
         guard=not no_guard,
         embedder=embedder,
+        quantize=quantize,
     )
     serve_model(model, options, say)
 

@@ -17,8 +17,11 @@ PASSAGE = 400  # characters of each topic
 TOKENS = 4096  # so that even a large model reads them in seconds
 
 
-def general_text(renderer: Renderer) -> Corpus:
-    """The openings of the language reference's topics, in plain English, which every Python carries with it."""
+def general_text(renderer: Renderer, most: int = TOKENS) -> Corpus:
+    """The openings of the language reference's topics, in plain English, which every Python carries with it.
+
+    They come to at most ``most`` tokens, or are a single one.
+    """
     from pydoc_data.topics import topics  # type: ignore[import-not-found]
 
     passages = [" ".join(text.split())[:PASSAGE] for _, text in sorted(topics.items())]
@@ -26,7 +29,7 @@ def general_text(renderer: Renderer) -> Corpus:
     kept: list[Document] = []
     for number, read in enumerate(renderer.documents(passages)):
         count += len(read.tokens)
-        if kept and count > TOKENS:
+        if kept and count > most:
             break
         kept.append(Document(f"pydoc_data.topics:{number + 1}", passages[number]))
     return in_memory(kept, renderer)

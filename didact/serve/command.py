@@ -29,6 +29,7 @@ try:
     from didact.serve.ground import Ground
     from didact.serve.keys import Keys
     from didact.serve.lane import lane
+    from didact.serve.lossy import shrink
     from didact.serve.served import Served, public_name
     from didact.serve.state import Beside, State
 except ImportError as error:
@@ -110,6 +111,11 @@ class _Server(uvicorn.Server):
 def _opened(model: str, options: Serving, say: Say) -> list[Served]:
     """The model, its adapters and the others, under their names."""
     first = open_model(model, options.device, say)
+    if options.quantize:
+        if options.adapters:
+            what = "an adapter was trained beside the weights as they are"
+            raise UsageProblem(what, where="--quantize", remedy="merge the adapter, or leave one of the two out")
+        shrink(first, options.quantize, say)
     each = [(options.name or public_name(model), first)]
     each += [(name, adapted(first, Path(folder))) for name, folder in _pairs(options.adapters, "--adapter")]
     each += [(name, open_model(where, options.device, say)) for name, where in _pairs(options.models, "--model")]
