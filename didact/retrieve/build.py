@@ -30,10 +30,8 @@ Say = Callable[[str], None]
 class Tally:
     """What a build did."""
 
-    files: int = 0
     added: int = 0  # documents, the changed ones too
     removed: int = 0
-    kept: int = 0
     embedded: int = 0  # passages
     skipped: list[str] = field(default_factory=list)  # a line each
 
@@ -52,7 +50,7 @@ def build(
     with store.locked(folder), store.speaking(folder):
         base = _opened(folder, _facts(settings, embedding), say)
         there = places(sources)
-        tally = Tally(files=len(there))
+        tally = Tally()
         rows = base.execute("SELECT path, sha256, problem FROM file").fetchall()
         known = {(name, sha256): problem for name, sha256, problem in rows}
         todo = [place for place in there if (place.name, place.sha256) not in known]
@@ -103,9 +101,7 @@ class _Writer:
             for extract in place.documents():
                 found.add(extract.source)
                 digest = _digest(extract)
-                if known.get(extract.source) == digest:
-                    self.tally.kept += 1
-                else:
+                if known.get(extract.source) != digest:
                     self.waiting.append(_entry(place.name, extract, digest, self.settings))
                 if extract.note:
                     self.say(f"{place.name}: {extract.note}")
