@@ -130,7 +130,8 @@ def transaction(base: sqlite3.Connection, write: bool = False) -> Iterator[None]
     try:
         yield
     except BaseException:
-        base.execute("ROLLBACK")
+        if base.in_transaction:  # a full disk has ended it already
+            base.execute("ROLLBACK")
         raise
     base.execute("COMMIT")
 

@@ -206,6 +206,25 @@ def test_a_torn_manifest_or_none(docs, tmp_path):
     assert Index.open(tmp_path / "ix")
 
 
+def test_a_full_disk_loses_nothing(docs, tmp_path, monkeypatch):
+    index(docs, tmp_path / "ix", toy())
+    whole, connect = content(tmp_path / "ix"), store.connect
+    (docs / "big.txt").write_text("".join(f"line {number} tells\n\n" for number in range(3000)))
+
+    def full(folder, write=False):
+        base = connect(folder, write)
+        base.execute(f"PRAGMA max_page_count = {base.execute('PRAGMA page_count').fetchone()[0] + 10}")
+        return base
+
+    monkeypatch.setattr(store, "connect", full)
+    with pytest.raises(ResourceProblem, match="database or disk is full; check the disk"):
+        index(docs, tmp_path / "ix", toy())
+    monkeypatch.undo()
+    (docs / "big.txt").unlink()
+    index(docs, tmp_path / "ix", toy())
+    assert content(tmp_path / "ix") == whole
+
+
 def test_two_builds_at_once(docs, tmp_path):
     index(docs, tmp_path / "ix")
     with store.locked(tmp_path / "ix"), pytest.raises(ResourceProblem, match="at work on this index"):
