@@ -1,7 +1,6 @@
 """Answers that stand on passages: what is put into the prompt, and what the client is told."""
 
 import math
-from dataclasses import dataclass
 
 import httpx
 import openai
@@ -11,29 +10,7 @@ from didact.feedback.store import Store
 from didact.serve.ground import NOTHING, Ground, Grounded
 from didact.text.quote import Quotation, defused, quoted
 from tests.serve.running import running
-
-
-@dataclass
-class Found:
-    text: str
-    similarity: float = 0.9
-    source: str = "a.md"
-    title: str = "A"
-    heading: str = "One > Two"
-    start: int = 3
-    end: int = 9
-    score: float = 0.5
-
-
-class Shelf:
-    """An index that finds what it was given."""
-
-    def __init__(self, *found):
-        self.found, self.asked = found, []
-
-    def search(self, query, k=8):
-        self.asked.append(query)
-        return [*self.found][:k]
+from tests.serve.shelf import Found, Shelf
 
 
 def asked(text="Which thing is red?"):

@@ -4,12 +4,14 @@ import time
 
 import pytest
 
-from tests.serve.scripted import scripted
-
 pytest.importorskip("playwright")
+from didact.serve.ground import Ground
+from didact.serve.keys import Keys, create
 from tests.serve import browsing
 from tests.serve.browsing import answered, ask, visit
 from tests.serve.running import running
+from tests.serve.scripted import scripted
+from tests.serve.shelf import Found, Shelf
 
 pytestmark = pytest.mark.skipif(browsing.WHERE is None, reason="no Chromium on this machine")
 
@@ -124,3 +126,175 @@ def test_stopping_keeps_what_was_written_and_frees_the_slot(page, server, way):
     while server.state.engine.running and time.monotonic() < until:
         time.sleep(0.01)
     assert not server.state.engine.running
+
+
+def test_answering_again_keeps_the_first_answer(page):
+    first = ask(page, "which?").locator(".text").text_content()
+    page.get_by_role("button", name="Answer again").click()
+    page.get_by_text("2/2").wait_for()
+    second = page.locator(".answer .text").text_content()
+    assert second != first
+    page.get_by_role("button", name="Earlier answer").click()
+    assert page.locator(".answer .text").text_content() == first
+    assert page.get_by_role("button", name="Earlier answer").is_disabled()
+    page.reload()
+    page.locator(".turn").wait_for()
+    assert page.locator(".answer .text").text_content() == first
+
+
+def test_conversations_stay_in_the_browser(page):
+    ask(page, "first question")
+    page.get_by_role("button", name="New conversation").click()
+    assert page.locator(".turn").count() == 0
+    ask(page, "second question")
+    page.get_by_label("Your message").fill("half a thou")
+    page.reload()
+    page.locator(".turn").wait_for()
+    assert page.locator(".user p").all_text_contents() == ["second question"]
+    assert page.get_by_label("Your message").input_value() == "half a thou"
+    page.get_by_role("button", name="first question", exact=True).click()
+    assert page.locator(".user p").all_text_contents() == ["first question"]
+    page.get_by_role("button", name="Delete “first question”").click()
+    assert page.locator(".turn").count() == 0
+    assert page.locator("#talks li").count() == 1
+
+
+def test_the_model_reads_the_conversation_and_the_instructions(page, model, monkeypatch):
+    read = []
+    monkeypatch.setattr(model.lane, "says", lambda prompt, seed: read.append(prompt) or f"Reply {len(read)}.")
+    page.get_by_role("button", name="Settings").click()
+    page.get_by_label("Instructions for the model").fill("Be kind.")
+    page.get_by_role("button", name="Save", exact=True).click()
+    ask(page, "one")
+    ask(page, "two")
+    places = [read[1].find(part) for part in ("Be kind.", "one", "Reply 1.", "two")]
+    assert -1 not in places
+    assert places == sorted(places)
+
+
+def test_settings_are_used_and_remembered(page, model, monkeypatch):
+    asked = []
+    admit = model.lane.admit
+    monkeypatch.setattr(model.lane, "admit", lambda jobs: asked.extend(job.ask.sampling for job in jobs) or admit(jobs))
+    page.get_by_role("button", name="Settings").click()
+    for name, value in (("Temperature", "0.25"), ("Top-p", "0.5"), ("Longest answer, in tokens", "2"), ("Seed", "77")):
+        page.get_by_role("spinbutton", name=name).fill(value)
+    page.get_by_label("Your pseudonym").fill("not allowed!")
+    page.get_by_role("button", name="Save", exact=True).click()
+    assert page.locator("#settings").is_visible()
+    page.get_by_label("Your pseudonym").fill("ann")
+    page.get_by_role("button", name="Save", exact=True).click()
+    page.reload()
+    answer = ask(page, "long")
+    assert (asked[0].temperature, asked[0].top_p, asked[0].max_new_tokens, asked[0].seed) == (0.25, 0.5, 2, 77)
+    assert "as long as the answer may get" in answer.locator(".note").text_content()
+    page.get_by_role("button", name="Settings").click()
+    assert page.get_by_label("Your pseudonym").input_value() == "ann"
+
+
+def test_one_of_several_models_is_chosen(browser, base, model):
+    other = scripted(base, lambda prompt, seed: "From the other.", "other")
+    with running(model, other) as up, visit(browser, up.url) as page:
+        page.get_by_label("Model", exact=True).select_option("other")
+        answer = ask(page, "who?")
+        assert answer.locator(".text").text_content() == "From the other."
+        assert answer.locator(".who").text_content() == "other"
+
+
+def test_sources_stand_beside_the_answer(browser, model):
+    found = [Found("The red thing.", title="Colours"), Found("The blue thing.", 0.8, "b/blue.md", "", "Blue", 10, 25)]
+    with running(model, ground=Ground(Shelf(*found))) as up, visit(browser, up.url) as page:
+        answer = ask(page, "cite")
+        assert answer.locator(".text").text_content() == "Red 1, not blue 2 or [9]."
+        sources = page.locator(".sources details")
+        assert sources.locator("summary").all_text_contents() == ["1Colours · One > Two", "2blue.md · Blue"]
+        assert not sources.nth(1).locator("blockquote").is_visible()
+        answer.get_by_role("button", name="Source 2").click()
+        assert sources.nth(1).locator("blockquote").text_content() == "The blue thing."
+        assert sources.nth(1).locator("blockquote").is_visible()
+        assert sources.nth(1).locator(".where").text_content() == "b/blue.md, characters 10\u201325"
+        beside = [page.locator(place).first.bounding_box() for place in (".answer", ".sources")]
+        assert beside[1]["x"] > beside[0]["x"] + beside[0]["width"]
+
+
+def test_the_page_says_that_nothing_was_found(browser, model):
+    with running(model, ground=Ground(Shelf(Found("x", 0.1)))) as up, visit(browser, up.url) as page:
+        ask(page, "which?")
+        assert page.locator(".sources .nothing").text_content() == "Nothing relevant was found in the documents."
+
+
+# --- what fails ---------------------------------------------------------------------------------------------
+
+
+def refused(page, text, words):
+    """What was typed is back in its field, and the page says why."""
+    page.watched.expects = "Failed to load resource"
+    page.get_by_label("Your message").fill(text)
+    page.keyboard.press("Enter")
+    alert = page.get_by_role("alert")
+    alert.wait_for()
+    assert words in alert.text_content()
+    assert page.get_by_label("Your message").input_value() == text
+    assert page.locator(".turn").count() == 0
+
+
+def test_a_question_that_is_too_long_is_not_lost(page):
+    refused(page, "x" * 5000, "too long for the model")
+
+
+def test_a_body_that_is_too_large_is_not_lost(page):
+    refused(page, "y" * (1 << 20), "too long for the server")
+
+
+def test_a_busy_server_is_asked_again(browser, base, model):
+    slow = scripted(base, lambda prompt, seed: "word " * 5000, "slow", pause=0.01)
+    with running(model, slow, slots=1, queue=0) as up, visit(browser, up.url) as page:
+        busy = up.client.chat.completions.create(model="slow", messages=[{"role": "user", "content": "x"}], stream=True)
+        next(iter(busy))
+        refused(page, "which?", "The server is busy. Try again in ")
+        busy.close()
+        while up.state.engine.running:
+            time.sleep(0.01)
+        page.get_by_role("button", name="Try again").click()
+        assert answered(page).locator(".text").text_content().startswith("It is ")
+        assert page.get_by_label("Your message").input_value() == ""
+        assert page.get_by_role("alert").count() == 0
+
+
+def test_a_server_that_goes_leaves_what_it_said(browser, model):
+    with running(model) as up, visit(browser, up.url) as page:
+        page.watched.expects = "Failed to load resource|ERR_"
+        page.get_by_label("Your message").fill("long")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelector('.answer .text')?.textContent.length > 50")
+        up.state.engine.stop()
+        answer = answered(page)
+        assert len(answer.locator(".text").text_content()) > 50
+        assert answer.locator(".note").text_content() == "The connection broke off here."
+        assert "the server is being stopped" in page.get_by_role("alert").text_content()
+        page.context.set_offline(True)
+        page.get_by_label("Your message").fill("are you there?")
+        page.keyboard.press("Enter")
+        page.get_by_text("The server cannot be reached").wait_for()
+        assert page.get_by_label("Your message").input_value() == "are you there?"
+        page.context.set_offline(False)
+
+
+def test_a_key_is_asked_for_once(browser, model, tmp_path):
+    key = create(tmp_path / "keys", "ann")
+    with running(model, keys=Keys(tmp_path / "keys")) as up, visit(browser, up.url, ready=False) as page:
+        page.watched.expects = "401"
+        page.get_by_role("textbox", name="Key").fill("wrong")
+        page.keyboard.press("Enter")
+        page.wait_for_function("() => document.querySelector('dialog[open] input')?.value === ''")
+        page.get_by_role("textbox", name="Key").fill(key)
+        page.keyboard.press("Enter")
+        page.locator("body[data-ready]").wait_for()
+        assert ask(page, "which?").locator(".text").text_content().startswith("It is ")
+        page.reload()
+        page.locator("body[data-ready]").wait_for()
+        assert page.get_by_role("dialog").count() == 0
+        assert page.evaluate("() => [localStorage.getItem('didact.key'), sessionStorage.getItem('didact.key')]") == [
+            None,
+            key,
+        ]

@@ -100,7 +100,7 @@ export class Bar {
       this.say("rating", now === count ? null : { kind: "rating", rating: count, candidate: this.number });
     };
     const about = { role: "radio", className: "star", "aria-label": count === 1 ? "1 star" : `${count} stars` };
-    return button("★", toggle, about);
+    return button("☆", toggle, about);
   }
 
   reasons() {
@@ -136,6 +136,7 @@ export class Bar {
     this.stars.forEach((node, i) => {
       node.setAttribute("aria-checked", rating.value?.rating === i + 1);
       node.classList.toggle("lit", i < (rating.value?.rating ?? 0));
+      node.textContent = i < (rating.value?.rating ?? 0) ? "★" : "☆";
     });
     this.reason.hidden = !thumb.value;
     const all = Object.values(this.said);

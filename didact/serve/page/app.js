@@ -25,7 +25,7 @@ function choose(models) {
   const known = models.some((model) => model.id === remembered().model);
   if (known) select.value = remembered().model;
   select.addEventListener("change", () => set({ model: select.value }));
-  at("model-label").hidden = models.length < 2;
+  select.hidden = models.length < 2;
 }
 
 function go() {

@@ -123,7 +123,7 @@ function foot(turn, answer, text, index) {
     await navigator.clipboard.writeText(standing(answer)).catch(() => {});
     announce("Copied");
   };
-  const again = button("Answer again", () => running || answer(turn), { drawn: "again", className: "quiet again" });
+  const again = button("Answer again", () => running || reply(turn), { drawn: "again", className: "quiet again" });
   const more = [button("Copy the answer", copy, { drawn: "copy" }), again];
   if (turn.answers.length > 1) more.push(...versions(turn, index));
   bar.row.prepend(...more);
@@ -178,7 +178,7 @@ function submit() {
   at("thread-inner").append(turnNode(turn, talk.turns.length - 1));
   at("empty").hidden = true;
   draft("");
-  answer(turn);
+  reply(turn);
 }
 
 function draft(text) {
@@ -195,7 +195,7 @@ export function sampling(settings) {
 }
 
 // Lets the model answer a turn, for the first time or again.
-async function answer(turn) {
+async function reply(turn) {
   const [own, index, settings] = [talk, talk.turns.indexOf(turn), memory.settings()];
   const drawn = sampling(turn.answers.length ? { ...settings, seed: null } : settings);
   const about = { model: at("model").value, sampling: drawn, prompt: prompt(index) };
@@ -245,7 +245,7 @@ function over(own, turn, trouble) {
   }
   if (none) draft([turn.user, at("question").value].filter(Boolean).join("\n\n"));
   if (document.activeElement === document.body) at("question").focus();
-  const again = () => (none ? submit() : answer(turn));
+  const again = () => (none ? submit() : reply(turn));
   if (trouble) failed(trouble.message, own === talk ? again : null);
   else announce(none ? "Stopped" : turn.answers[turn.at].text);
 }

@@ -151,7 +151,7 @@ export class Ranking {
     chip.classList.add("dragged");
     const slotAt = (event) => {
       const under = document.elementsFromPoint(event.clientX, event.clientY);
-      return under.map((node) => node.closest(".slot")).find((slot) => slot && this.board.contains(slot));
+      return under.find((node) => node.parentNode === this.board);
     };
     const move = (event) => {
       chip.style.transform = `translate(${event.clientX - down.clientX}px, ${event.clientY - down.clientY}px)`;
