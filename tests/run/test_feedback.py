@@ -5,14 +5,17 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
 from didact.cli import app
+from didact.cli_feedback import Form
 from didact.data.example import Answers, Conversation
 from didact.data.settings import Data
 from didact.data.source import examples, fingerprint
 from didact.errors import DataProblem, ResourceProblem, UsageProblem
+from didact.feedback.jsonl import FORMS
 from didact.feedback.records import Edit
 from didact.feedback.store import Store
 from didact.run.command import run_recipe
@@ -59,6 +62,10 @@ def test_records_are_listed(store, capsys):
     (line,) = capsys.readouterr().out.splitlines()
     assert "bob" in line
     assert "1 > 0 of" in line
+
+
+def test_every_format_can_be_asked_for():
+    assert get_args(Form) == FORMS
 
 
 def test_export_and_import_go_round(store, capfdbinary, here):
