@@ -142,6 +142,15 @@ class SlotCache(Cache):
         self.filling = []
         self._set(self.length)
 
+    def spread(self, source: Sequence[int]) -> None:
+        """In place of the slots opened last come copies of them: each of ``source`` is a place among these."""
+        count = max(source) + 1
+        first = self.slots - count
+        order = torch.tensor([*range(first), *(first + place for place in source)], device=self.length.device)
+        for store in self.stores:
+            store.key, store.value = store.key[order], store.value[order]
+        self._set(self.length[order])
+
     def advance(self) -> None:
         """Counts the token that every slot has just received."""
         self._set(self.length + 1)

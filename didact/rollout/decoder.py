@@ -91,10 +91,13 @@ class Decoder:
         words, read = Unrolled(self.decode, whole), len(prompt) if opening is None else opening
         return Row(Completion(number), sampling, list(prompt), document, read, len(whole), set(whole), words)
 
-    def admit(self, rows: Sequence[Row]) -> list[Completion]:
-        """Reads the prompts of these rows and gives each its first token."""
+    def admit(self, rows: Sequence[Row], share: bool = False) -> list[Completion]:
+        """Reads the prompts of these rows and gives each its first token.
+
+        With ``share`` a prompt that several rows have is read once.
+        """
         fresh = sorted(rows, key=lambda row: row.document is not None)
-        logits = self._begin(fresh)
+        logits = self._begin(fresh, share)
         self.rows.extend(fresh)
         return self._grow(logits, len(self.rows) - len(fresh))
 
@@ -112,10 +115,18 @@ class Decoder:
         self.rows[place] = self.rows[-1]
         self.rows.pop()
 
-    def _begin(self, rows: Sequence[Row]) -> Tensor:
+    def _begin(self, rows: Sequence[Row], share: bool) -> Tensor:
         """Logits after each prompt [n, V]; those that go on from a document come last."""
         plain = [row for row in rows if row.document is None]
-        parts = [self._prefill(plain)] if plain else []
+        first: dict[tuple[tuple[int, ...], int], Row] = {}
+        known = [(tuple(row.prompt), row.opening if share else place) for place, row in enumerate(plain)]
+        for key, row in zip(known, plain, strict=True):
+            first.setdefault(key, row)
+        parts = [self._prefill([*first.values()])] if plain else []
+        if len(first) < len(plain):
+            source = [[*first].index(key) for key in known]
+            self.cache.spread(source)
+            parts = [parts[0][source]]
         documents = [row.document for row in rows if row.document]
         if documents:
             parts.append(self._resume(documents, [row.prompt for row in rows[len(plain) :]]))

@@ -49,7 +49,7 @@ class Lane:
             row = self.decoder.row(job.index, job.ask.prompt, job.ask.sampling, job.ask.opening)
             row.steer, row.best = job.ask.steer, job.ask.best
             self.rows[job] = row
-        self.decoder.admit([self.rows[job] for job in jobs])
+        self.decoder.admit([self.rows[job] for job in jobs], share=True)
         return list(jobs)
 
     def step(self) -> list[Job]:
