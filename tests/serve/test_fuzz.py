@@ -55,7 +55,7 @@ def test_fuzzed_a_little(fuzzed):
 
 @pytest.mark.slow
 def test_fuzzed_much(fuzzed):
-    fuzz(fuzzed, 150)
+    fuzz(fuzzed, 60)
 
 
 def test_every_path_is_described(fuzzed):
