@@ -27,7 +27,7 @@ def compare(stage: Compare, life: "Life", folder: StageFolder) -> Artifact:
     trained: list[dict[str, Any]] = []
     said: dict[str, dict[str, str]] = {}
     for arm, stages in stage.arms.items():
-        for seed in stage.seeds:
+        for seed in stage.seeds if stages else stage.seeds[:1]:  # the model as it is has no seed
             life.say(f"{stage.name}: {arm}, seed {seed}")
             branch = replace(life, folder=folder.path / f"{arm}-{seed}", outputs=dict(life.outputs))
             *learned, measured = _arm(stage, branch, stages, seed)
@@ -44,6 +44,9 @@ def compare(stage: Compare, life: "Life", folder: StageFolder) -> Artifact:
                 for one in learned
                 if isinstance(one.stage, Learning)
             ]
+        if not stages:
+            for found in taken.values():
+                found[arm] *= len(stage.seeds)
     comparison = {"seeds": stage.seeds, "measures": {name: {**said[name], "arms": taken[name]} for name in taken}}
     verdicts = list(_verdicts(stage, taken))
     breaches = [line for line, holds in verdicts if not all(holds)]
