@@ -155,6 +155,8 @@ def test_conversations_stay_in_the_browser(page):
     page.get_by_role("button", name="first question", exact=True).click()
     assert page.locator(".user p").all_text_contents() == ["first question"]
     page.get_by_role("button", name="Delete “first question”").click()
+    assert page.locator("#talks li").count() == 2
+    page.get_by_role("button", name="Delete “first question”").click()
     assert page.locator(".turn").count() == 0
     assert page.locator("#talks li").count() == 1
 
@@ -207,7 +209,10 @@ def test_sources_stand_beside_the_answer(browser, model):
         answer = ask(page, "cite")
         assert answer.locator(".text").text_content() == "Red 1, not blue 2 or [9]."
         sources = page.locator(".sources details")
-        assert sources.locator("summary").all_text_contents() == ["1Colours · One > Two", "2blue.md · Blue"]
+        assert sources.locator("summary").all_text_contents() == [
+            "1Colours \u203a One \u203a Two",
+            "2blue.md \u203a Blue",
+        ]
         assert not sources.nth(1).locator("blockquote").is_visible()
         answer.get_by_role("button", name="Source 2").click()
         assert sources.nth(1).locator("blockquote").text_content() == "The blue thing."
@@ -298,3 +303,39 @@ def test_a_key_is_asked_for_once(browser, model, tmp_path):
             None,
             key,
         ]
+
+
+def test_no_text_takes_long_to_show(page):
+    hard = [
+        "*",
+        "**a",
+        "_a ",
+        "`",
+        "``a`",
+        "[",
+        "[a](",
+        "![",
+        "> ",
+        "- ",
+        "|a",
+        "~~",
+        "<http://",
+        "1. ",
+        "\\",
+        "#",
+        "h",
+        "[1]",
+    ]
+    slowest = page.evaluate(
+        """async (hard) => {
+          const { show } = await import("./markdown.js");
+          const took = hard.map((part) => {
+            const begun = performance.now();
+            show(document.createElement("div"), part.repeat(20000 / part.length), (n) => String(n));
+            return [performance.now() - begun, part];
+          });
+          return took.sort((one, other) => other[0] - one[0])[0];
+        }""",
+        hard,
+    )
+    assert slowest[0] < 2000, slowest

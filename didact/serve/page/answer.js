@@ -60,8 +60,8 @@ function quotations({ sources, found }) {
 
 function quotation({ n, source, title, heading, start, end, text }) {
   const name = title || source.split("/").at(-1);
-  const rest = heading && heading !== name ? ` · ${heading}` : "";
-  const summary = h("summary", {}, h("b", {}, `${n}`), h("span", {}, name, rest));
+  const below = (heading ?? "").split(" > ").filter((part) => part && part !== name);
+  const summary = h("summary", {}, h("b", {}, `${n}`), h("span", {}, [name, ...below].join(" › ")));
   const where = h("p", { className: "where" }, `${source}, characters ${start}–${end}`);
   return h("details", { className: "source" }, summary, where, h("blockquote", {}, text));
 }
@@ -157,6 +157,7 @@ export class Bar {
     };
     const save = async (event) => {
       event.preventDefault();
+      if (isBusy(this.said.edit)) return;
       if (!field.value.trim()) return void (hint.textContent = "An answer needs some text.");
       if (field.value === standing(this.answer)) return close();
       hint.textContent = "Saving…";
@@ -168,7 +169,11 @@ export class Bar {
     const buttons = h("div", { className: "row end" }, hint, button("Cancel", close));
     buttons.append(h("button", { type: "submit", className: "main" }, "Save as the better answer"));
     const form = h("form", { className: "edit", onsubmit: save }, field, buttons);
-    form.addEventListener("keydown", (event) => event.key === "Escape" && close());
+    form.addEventListener("keydown", (event) => {
+      if (event.key !== "Escape") return;
+      event.stopPropagation(); // it would stop an answer under way as well
+      close();
+    });
     this.text.root.replaceWith(form);
     this.pen.disabled = true;
     field.focus();

@@ -52,6 +52,10 @@ async function start() {
     at("start").replaceChildren(problem(error.message, () => location.reload()));
     return;
   }
+  if (!found.models.length) {
+    at("start").replaceChildren(problem("None of the models served here writes text."));
+    return;
+  }
   at("start").remove();
   choose(found.models);
   for (const view of ["compare", "review", "dashboard"]) at(`go-${view}`).hidden = !found.feedback;

@@ -83,14 +83,26 @@ function list() {
     const name = each.turns[0]?.user.slice(0, 80) || "New conversation";
     const select = button(name, () => open(memory.talk(each.id)), { className: "talk" });
     if (each.id === talk.id) select.setAttribute("aria-current", "true");
-    const remove = () => {
-      memory.forget(each.id);
-      if (each.id === talk.id) open(memory.fresh());
-      else list();
-    };
-    return h("li", {}, select, button(`Delete “${name.slice(0, 30)}”`, remove, { drawn: "remove" }));
+    return h("li", {}, select, remover(each, name.slice(0, 30)));
   });
   at("talks").replaceChildren(...items);
+}
+
+// Deletes a conversation when it is pressed twice.
+function remover(each, name) {
+  const node = button(`Delete “${name}”`, () => {
+    if (!node.classList.contains("armed")) return arm(true);
+    memory.forget(each.id);
+    if (each.id === talk.id) open(memory.fresh());
+    else list();
+  }, { drawn: "remove" });
+  const arm = (wanted) => {
+    node.classList.toggle("armed", wanted);
+    node.title = wanted ? "Press again to delete" : `Delete “${name}”`;
+    if (wanted) announce(node.title);
+  };
+  node.addEventListener("blur", () => arm(false));
+  return node;
 }
 
 function mode() {

@@ -28,7 +28,7 @@ function parts({ volume, agreement, bias, win_rates, annotators }) {
   ];
 }
 
-const WON = "How often a model's answer was ranked above another model's, a tie being half; the line is the 95% interval.";
+const WON = "How often a model's answer was ranked above another's, a tie being half; the line is the 95% interval.";
 const AGREE = "Krippendorff's alpha of what several people judged: 1 is full agreement, 0 is what chance would give.";
 const JUDGE = "Accuracy is Dawid and Skene's estimate; leniency is by how much someone judges above the others.";
 
@@ -39,7 +39,8 @@ function panel(title, about, body) {
 function table(heads, rows, empty) {
   if (!rows.length) return h("p", { className: "nothing" }, empty);
   const head = h("tr", {}, heads.map((text) => h("th", { scope: "col" }, text)));
-  const line = ([name, ...cells]) => h("tr", {}, h("th", { scope: "row" }, name), cells.map((cell) => h("td", {}, cell)));
+  const row = (cells) => cells.map((cell) => h("td", {}, cell));
+  const line = ([name, ...cells]) => h("tr", {}, h("th", { scope: "row" }, name), row(cells));
   const whole = h("table", {}, h("thead", {}, head), h("tbody", {}, rows.map(line)));
   return h("div", { className: "wide", tabIndex: 0, role: "region", "aria-label": "Table" }, whole);
 }

@@ -25,9 +25,10 @@ function filled(node, properties, children) {
   return node;
 }
 
+const THUMB = "M7 10v11M2 12v7a2 2 0 0 0 2 2h13a2 2 0 0 0 2-1.7l1.4-7a2 2 0 0 0-2-2.3H14V5a3 3 0 0 0-3-3l-4 8H4a2 2 0 0 0-2 2";
 const DRAWN = {
-  up: "M7 10v11M2 12v7a2 2 0 0 0 2 2h13.3a2 2 0 0 0 2-1.7l1.4-7a2 2 0 0 0-2-2.3H14V5a3 3 0 0 0-3-3l-4 8H4a2 2 0 0 0-2 2",
-  down: "M17 14V3m5 9V5a2 2 0 0 0-2-2H6.7a2 2 0 0 0-2 1.7l-1.4 7a2 2 0 0 0 2 2.3H10v5a3 3 0 0 0 3 3l4-8h3a2 2 0 0 0 2-2",
+  up: THUMB,
+  down: THUMB, // turned over by the style
   copy: "M9 9h11v11H9zM5 15H4V4h11v1",
   edit: "M12 20h9M16.5 3.5a2.1 2.1 0 0 1 3 3L7 19l-4 1 1-4z",
   again: "M21 12a9 9 0 1 1-2.6-6.4L21 8M21 3v5h-5",
@@ -37,7 +38,7 @@ const DRAWN = {
 };
 
 export function icon(name) {
-  return svg("svg", { viewBox: "0 0 24 24", class: "icon", "aria-hidden": "true" }, svg("path", { d: DRAWN[name] }));
+  return svg("svg", { viewBox: "0 0 24 24", class: `icon ${name}`, "aria-hidden": "true" }, svg("path", { d: DRAWN[name] }));
 }
 
 // A button; with an icon its label is what is read out and shown as a hint.

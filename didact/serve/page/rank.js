@@ -15,7 +15,7 @@ export class Ranking {
     this.grid.dataset.count = answers.length;
     this.status = h("span", { className: "status", role: "status" });
     const about = { className: "main", disabled: true };
-    this.record = button("Record this ranking", () => this.ranked(this.groups()), about);
+    this.record = button("Record this ranking", () => this.send(), about);
     this.board = h("div", { className: "board", "aria-label": "Ranking", role: "group", hidden: true });
     this.after = h("div", { className: "row end" }, this.status, this.record);
     this.root = h("div", { className: "ranking" }, this.grid, this.board, this.after);
@@ -107,6 +107,12 @@ export class Ranking {
   groups() {
     const places = [...new Set(this.place)].sort((one, other) => one - other);
     return places.map((place) => this.shown.filter((number) => this.place[number] === place));
+  }
+
+  async send() {
+    this.record.disabled = true; // until the server has it, or has not
+    await this.ranked(this.groups());
+    this.record.disabled = false;
   }
 
   // --- the board --------------------------------------------------------------------------------------------

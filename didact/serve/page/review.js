@@ -53,15 +53,18 @@ function open(found, place) {
   };
   item = { ...(found.exchange ? known(found, body, judged) : answered(found, prompt, body, judged)) };
   const asked = item.asked;
+  const refused = slot();
   async function skipped() {
-    const refused = slot();
+    skip.disabled = true;
     await judge(asked(), refused, { kind: "skip" }, () => {});
+    skip.disabled = false;
     if (refused.trouble) status.textContent = `Not recorded. ${refused.trouble}`;
     else next();
   }
 }
 
-async function finish() {
+async function finish(event) {
+  event.currentTarget.disabled = true;
   done++;
   await next();
   at("review-title").focus();
@@ -90,7 +93,7 @@ function alone(answer, asked, body, judged) {
   text.show(answer);
   const changed = () => Object.values(answer.said).some((slot) => slot.value) && judged();
   const bar = new Bar(answer, { asked: () => asked, changed, text });
-  body.replaceChildren(h("section", { className: "card" }, text.root, sources, bar.root));
+  body.replaceChildren(h("section", { className: "card alone" }, text.root, sources, bar.root));
 }
 
 function ranked(exchange, answers, asked, body, judged) {
