@@ -3,7 +3,7 @@
 import json
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator
+from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, model_validator
 
 from didact.feedback.records import Id
 
@@ -17,9 +17,18 @@ Bias = Annotated[float, Field(ge=-100, le=100, allow_inf_nan=False)]
 
 
 class Body(BaseModel):
-    """The base: an argument nobody knows is a mistake, as with OpenAI."""
+    """The base: an argument nobody knows is a mistake, as with OpenAI; so is half a character, which JSON can say."""
 
     model_config = ConfigDict(extra="forbid")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_characters(cls, value: Any) -> Any:
+        try:
+            json.dumps(value, ensure_ascii=False).encode()
+        except UnicodeEncodeError:
+            raise ValueError("there is half a character in a text") from None
+        return value
 
 
 class Loose(BaseModel):
@@ -122,7 +131,7 @@ class Sampled(Body):
     logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Bias] | None = Field(default=None, max_length=1024)
     top_k: int | None = Field(default=None, ge=0, le=MOST)
     min_p: Finite | None = Field(default=None, ge=0, le=1)
-    repetition_penalty: Finite | None = Field(default=None, gt=0, le=10)
+    repetition_penalty: Finite | None = Field(default=None, ge=0.1, le=10)
     user: str | None = Field(default=None, max_length=1024)
 
     @property
@@ -209,7 +218,8 @@ def _plain(message: Said) -> dict[str, Any]:
 def _call(call: Call) -> dict[str, Any]:
     try:
         arguments = json.loads(call.function.arguments)
-    except (ValueError, RecursionError):
+        json.dumps(arguments, ensure_ascii=False).encode()
+    except (ValueError, RecursionError):  # UnicodeEncodeError is a ValueError
         arguments = call.function.arguments  # what a model wrote that is not JSON
     return {"id": call.id, "type": "function", "function": {"name": call.function.name, "arguments": arguments}}
 

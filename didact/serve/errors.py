@@ -27,7 +27,13 @@ class Refused(Exception):
 def body(message: str, status: int, param: str | None = None, code: str | None = None) -> dict[str, Any]:
     """The error as it goes out."""
     kind = KINDS.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    return {"error": {"message": message, "type": kind, "param": param, "code": code or CODES.get(status)}}
+    about = {"message": _writable(message), "type": kind, "param": param and _writable(param)}
+    return {"error": {**about, "code": code or CODES.get(status)}}
+
+
+def _writable(text: str) -> str:
+    """A text without halves of characters, which JSON can say and UTF-8 cannot."""
+    return text.encode(errors="replace").decode()
 
 
 def answer(

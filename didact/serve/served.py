@@ -19,6 +19,7 @@ from didact.serve.lane import Canvas, Lane
 from didact.serve.steer import Grammar, Grammars, steering
 from didact.text.render import Tools
 
+COLD = 1e-3  # a temperature below is none: logits divided by it are no numbers any more
 ANSWER = 1024  # tokens of an answer whose request names no bound
 
 
@@ -118,7 +119,7 @@ class Served:
     @staticmethod
     def _sampling(asked: Sampled, room: int) -> Sampling:
         wanted = {
-            "temperature": asked.temperature,
+            "temperature": asked.temperature if (asked.temperature or 1) >= COLD else 0.0,
             "top_p": None if asked.top_p is None else max(asked.top_p, 1e-6),
             "top_k": asked.top_k,
             "min_p": asked.min_p,

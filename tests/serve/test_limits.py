@@ -107,6 +107,36 @@ def test_a_body_that_is_no_request(server, body):
     in_shape(got)
 
 
+HALF = "\ud800"
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {HALF: 1},
+        {"messages": [{"role": "user", "content": HALF}]},
+        {"messages": [{"role": "user", "content": "x", HALF: HALF}]},
+        {"tools": [{"type": "function", "function": {"name": "a", "parameters": {HALF: HALF}}}]},
+        {"stop": HALF},
+        {"response_format": {"type": "json_schema", "json_schema": {"schema": {"const": HALF}}}},
+        {"messages": [{"role": "assistant", "tool_calls": [{"function": {"name": "a", "arguments": '"\\ud800"'}}]}]},
+        {"temperature": 1e-320},
+        {"temperature": 1e-5, "repetition_penalty": 0.1},
+        {"top_p": 1e-300, "temperature": 2},
+        {"min_p": 1, "top_k": 1 << 20, "temperature": 2},
+        {"logit_bias": {"999999999": 100, "5": -100}},
+    ],
+)
+def test_what_is_hard_to_swallow_breaks_nothing(server, change):
+    body = json.dumps({"messages": HELLO, "max_tokens": 2, **change})
+    headers = {"content-type": "application/json"}
+    got = httpx.post(f"{server.url}/v1/chat/completions", content=body, headers=headers)
+    assert got.status_code in (200, 400)
+    assert got.status_code == 200 or in_shape(got)
+    assert httpx.get(f"{server.url}/health").status_code == 200
+    assert not server.state.engine.broken
+
+
 @pytest.mark.parametrize("declared", [True, False])
 def test_a_body_over_the_limit(server, declared):
     body = json.dumps({"messages": [{"role": "user", "content": "x" * (1 << 20)}]}).encode()
