@@ -22,28 +22,16 @@ from tests.serve.running import running, served
 OUT = Path("docs/pictures")
 MODEL = "smollm2-135m-instruct"
 NOTES = {
-    "tomatoes.md": """# Tomatoes
-
-## Watering
-
-Water tomatoes early in the morning, two or three times a week, at the foot of the plant. Wet leaves invite blight.
-
-## Feeding
-
-Feed tomatoes with compost when the first fruits show, and then every second week until the end of August.
-""",
-    "bees.md": """# Bees
-
-## Swarming
-
-Bees swarm between May and June, when the hive has become too small and a new queen is about to hatch.
-
-## Winter
-
-In winter the bees sit close together around their queen, and live on the honey that they stored in summer.
-""",
+    "watering.md": "# Watering tomatoes\n\nWater tomatoes early in the morning, two or three times a week, at the foot "
+    "of the plant. Wet leaves invite blight, a disease that spreads from leaf to leaf.\n",
+    "feeding.md": "# Feeding tomatoes\n\nFeed tomatoes with compost when the first fruits show, and then every second "
+    "week until the end of August.\n",
+    "swarming.md": "# Why bees swarm\n\nBees swarm between May and June, when the hive has become too small and a new "
+    "queen is about to hatch.\n",
+    "winter.md": "# Bees in winter\n\nIn winter the bees sit close together around their queen, and live on the honey "
+    "that they stored in summer.\n",
 }
-QUESTION = "When should I water tomatoes, and why there?"
+QUESTION = "When should I water tomatoes?"
 ASIDE = "Explain in a few sentences why the sky is blue."
 MARKDOWN = "Write a Python function that reverses a list, and a list of two ways to use it."
 STRENGTH = {"base": 0.0, "tuned": 0.9, "tuned with documents": 1.4}

@@ -64,7 +64,7 @@ def model(base):
     return scripted(base, says, pause=0.002)
 
 
-@pytest.fixture
+@pytest.fixture(scope="module")
 def server(model):
     with running(model) as up:
         yield up
@@ -247,6 +247,7 @@ def test_a_question_that_is_too_long_is_not_lost(page):
     refused(page, "x" * 5000, "too long for the model")
 
 
+@pytest.mark.slow
 def test_a_body_that_is_too_large_is_not_lost(page):
     refused(page, "y" * (1 << 20), "too long for the server")
 

@@ -128,7 +128,7 @@ def test_every_text_can_be_read(browser, server, scheme):
             assert not [text for contrast, text in found if contrast < 4.5], view
 
 
-@pytest.mark.parametrize("width", [360, 768])
+@pytest.mark.parametrize("width", [360, pytest.param(768, marks=pytest.mark.slow)])
 def test_nothing_is_wider_than_the_screen(browser, server, width):
     with visit(browser, server.url, **{**PHONE, "viewport": {"width": width, "height": 740}}) as page:
         for view in tour(page):
