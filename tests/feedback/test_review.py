@@ -3,7 +3,7 @@
 import time
 
 from didact.feedback.records import Message, Retraction, Review, Skip
-from didact.feedback.review import enqueue, following
+from didact.feedback.review import enqueue, following, left
 from didact.feedback.store import Kept, Store
 from tests.feedback.samples import ANN, BOB, EVE, exchange, rating, thumb
 
@@ -25,6 +25,7 @@ def test_the_least_judged_comes_first_and_the_oldest_of_equals(store):
     assert following(store, BOB) == items[0]
     store.add(thumb(asked[0], annotator=BOB))
     assert following(store, EVE) == items[1]  # the first was judged as often as wanted
+    assert [left(store, annotator) for annotator in (ANN, BOB, EVE)] == [0, 2, 2]
     for annotator in (BOB, EVE):
         for one in asked[1:]:
             store.add(thumb(one, annotator=annotator))

@@ -9,7 +9,8 @@ from urllib.parse import urlsplit
 from playwright.sync_api import sync_playwright
 
 WHERE = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-FLAGS = ["--headless", "--no-sandbox", "--disable-gpu"]
+NOWHERE = "--host-resolver-rules=MAP * ~NOTFOUND, EXCLUDE 127.0.0.1"
+FLAGS = ["--headless", "--no-sandbox", "--disable-gpu", NOWHERE]
 PATIENCE = 8000  # milliseconds
 VIOLATED = "addEventListener('securitypolicyviolation', (e) => console.error('policy: ' + e.violatedDirective))"
 
@@ -47,14 +48,11 @@ def visit(browser, url, view="", ready=True, **fields):
     context.grant_permissions(["clipboard-read", "clipboard-write"])
     watched, origin = Watched(), urlsplit(url).netloc
 
-    def home(route):
-        if urlsplit(route.request.url).netloc == origin:
-            route.continue_()
-        else:
-            watched.elsewhere.append(route.request.url)
-            route.abort()
+    def asked(request):
+        if urlsplit(request.url).netloc != origin:
+            watched.elsewhere.append(request.url)
 
-    context.route("**/*", home)
+    context.on("request", asked)
     page = context.new_page()
     page.add_init_script(VIOLATED)
     page.on("console", watched.log)

@@ -5,6 +5,8 @@ import time
 import pytest
 
 pytest.importorskip("playwright")
+from playwright.sync_api import Error
+
 from didact.serve.ground import Ground
 from didact.serve.keys import Keys, create
 from tests.serve import browsing
@@ -340,3 +342,18 @@ def test_no_text_takes_long_to_show(page):
         hard,
     )
     assert slowest[0] < 2000, slowest
+
+
+@pytest.mark.parametrize(
+    "attack",
+    [
+        "() => fetch('https://spy.example/')",
+        "() => { document.body.innerHTML = '<b>markup</b>'; }",
+    ],
+)
+def test_the_policy_stops_what_gets_past_the_page(page, attack):
+    page.watched.expects = "policy: "
+    with pytest.raises(Error):
+        page.evaluate(attack)
+    page.wait_for_timeout(100)
+    assert any(error.startswith("policy: ") for error in page.watched.errors)

@@ -5,7 +5,19 @@ import pytest
 pytest.importorskip("playwright")
 from playwright.sync_api import expect
 
-from didact.feedback.records import Candidate, Edit, Exchange, Message, Ranking, Rating, Retraction, Review, Skip, Thumb
+from didact.feedback.records import (
+    Candidate,
+    Edit,
+    Exchange,
+    Message,
+    Passage,
+    Ranking,
+    Rating,
+    Retraction,
+    Review,
+    Skip,
+    Thumb,
+)
 from didact.feedback.report import report
 from didact.feedback.review import enqueue
 from didact.feedback.standing import standing
@@ -301,7 +313,8 @@ def test_a_ranking_that_was_lost_is_recorded_once(page, store):
 
 def test_the_queue_is_reviewed_to_its_end(page, store):
     sides = tuple(Candidate(text=f"Side {side}", model="M") for side in "xy")
-    alone = store.add(Exchange(prompt=PROMPT, candidates=sides[:1], shown=(0,)))
+    stood_on = (Passage(text="The red thing.", source="docs/a.md"),)
+    alone = store.add(Exchange(prompt=PROMPT, candidates=sides[:1], shown=(0,), passages=stood_on))
     both = store.add(Exchange(prompt=PROMPT, candidates=sides, shown=(1, 0)))
     skipped = store.add(Exchange(prompt=PROMPT, candidates=sides[1:], shown=(0,)))
     given = [{"exchange": alone.id}, {"exchange": both.id}, {"exchange": skipped.id}, {"prompt": PROMPT}]
@@ -311,6 +324,7 @@ def test_the_queue_is_reviewed_to_its_end(page, store):
     progress = page.locator("#review-progress")
     expect(progress).to_have_text("0 judged in this visit · 4 left for you")
     expect(page.locator("#review-item .text")).to_have_text("Side x")
+    assert page.locator("#review-item .source").text_content() == "1a.mddocs/a.mdThe red thing."
     assert page.get_by_role("button", name="Next").is_disabled()
     page.get_by_role("radio", name="4 stars").click()
     page.locator("#review-item").get_by_role("button", name="Next").click()

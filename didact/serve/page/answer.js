@@ -59,10 +59,11 @@ function quotations({ sources, found }) {
 }
 
 function quotation({ n, source, title, heading, start, end, text }) {
-  const name = title || source.split("/").at(-1);
+  const name = title || source.split("/").at(-1) || "Passage";
   const below = (heading ?? "").split(" > ").filter((part) => part && part !== name);
   const summary = h("summary", {}, h("b", {}, `${n}`), h("span", {}, [name, ...below].join(" › ")));
-  const where = h("p", { className: "where" }, `${source}, characters ${start}–${end}`);
+  const span = start === undefined ? "" : `, characters ${start}–${end}`; // a record does not keep it
+  const where = h("p", { className: "where" }, source + span);
   return h("details", { className: "source" }, summary, where, h("blockquote", {}, text));
 }
 
