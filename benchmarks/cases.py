@@ -276,7 +276,7 @@ SENTENCE = ("sentence-transformers", "transformers", "torch")
 PAIRS = "all-MiniLM-L6-v2, bf16, no dropout; first sentences of Python's documentation and their pages"
 
 
-def contrasting(name: str, documents: int, chunk: int, cached: int, loss: str) -> Case:
+def contrasting(name: str, documents: int, chunk: int, cached: int, measured: int, loss: str) -> Case:
     return Case(
         name=name,
         about=f"{PAIRS}, {documents} pairs a step",
@@ -307,15 +307,16 @@ def contrasting(name: str, documents: int, chunk: int, cached: int, loss: str) -
         ),
         prepare=inputs.contrasting,
         parts=timed,
-        full=Plan(rounds=5, warmup=1, measured=4, documents=documents, trial=2),
+        full=Plan(rounds=5, warmup=1, measured=measured, documents=documents, trial=1),
         quick=Plan(rounds=2, warmup=1, measured=1, documents=documents, trial=0),
-        tolerance=0.05,
-        why="bf16 products round differently under a temperature of 0.05",
+        tolerance=0.15,
+        why="under autocast sentence-transformers takes cosines in bf16, in steps of 1/256, which the temperature makes "
+        "steps of 1/13; ours are fp32; the tests hold both to 1e-5 in fp32",
     )
 
 
-CONTRAST = contrasting("contrast", 64, 64, 0, "MultipleNegativesRankingLoss")
-CONTRAST_CACHED = contrasting("contrast-cached", 256, 32, 32, "CachedMultipleNegativesRankingLoss, 32 at once")
+CONTRAST = contrasting("contrast", 64, 64, 0, 4, "MultipleNegativesRankingLoss")
+CONTRAST_CACHED = contrasting("contrast-cached", 128, 32, 32, 2, "CachedMultipleNegativesRankingLoss, 32 at once")
 
 ENCODE = Case(
     name="encode",
