@@ -310,8 +310,8 @@ def contrasting(name: str, documents: int, chunk: int, cached: int, measured: in
         full=Plan(rounds=5, warmup=1, measured=measured, documents=documents, trial=1),
         quick=Plan(rounds=2, warmup=1, measured=1, documents=documents, trial=0),
         tolerance=0.15,
-        why="under autocast sentence-transformers takes cosines in bf16, in steps of 1/256, which the temperature makes "
-        "steps of 1/13; ours are fp32; the tests hold both to 1e-5 in fp32",
+        why="under autocast sentence-transformers takes cosines in bf16, in steps of 1/256, which the temperature "
+        "makes steps of 1/13; ours are fp32; the tests hold both to 1e-5 in fp32",
     )
 
 
