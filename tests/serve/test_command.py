@@ -18,8 +18,18 @@ from didact.serve.command import Serving, _loopback, serve
 def didact(*arguments, **environment):
     command = [sys.executable, "-m", "didact", "serve", *map(str, arguments)]
     return subprocess.Popen(
-        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, **environment}
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+        preexec_fn=heeding,
     )
+
+
+def heeding():
+    """A suite that runs in the background passes on that Ctrl-C is ignored."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def free_port():

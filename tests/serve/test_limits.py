@@ -156,8 +156,8 @@ def test_a_client_that_leaves_frees_its_slot(busy):
         assert len(busy.state.engine.running) == 2
         for got, _ in pair:
             got.close()
-        wait_for(lambda: not lane.rows, 1.0)
-    assert not lane.decoder.rows
+        wait_for(lambda: not lane.decoder.rows, 1.0)
+    assert not lane.rows
     assert lane.decoder.cache.slots == 0
 
 
