@@ -48,11 +48,11 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     before = _held_out(model, stage, heldout, ground, folder, Place())
     general = _general(stage, ground, renderer, model)
     knew = None if general is None else _knew(model, stage, general, ground)
-    lost = sorted(model.served.keys() - served(objectives).keys() - {"writes"})
-    if lost:
+    told = served(objectives)
+    if lost := sorted(model.served.keys() - told.keys() - {"writes"}):
         ground.say(f"{stage.name}: nothing here keeps up what the model could: {listed(lost)}")
-    model.served = served(objectives)
-    if model.encoder and not model.served.get("embedding", {}).get("bidirectional", True):
+    model.served = told
+    if model.encoder and not told.get("embedding", {}).get("bidirectional", True):
         what = "an encoder reads in both directions, and bidirectional is false"
         raise UsageProblem(what, where=stage.name, remedy="leave it out")
     said: list[str] = []

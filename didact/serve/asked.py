@@ -165,15 +165,19 @@ class ChatAsked(Sampled):
         return [_plain(message) for message in self.messages]
 
 
+Given = (
+    str
+    | Annotated[list[str], Field(min_length=1, max_length=TEXTS)]
+    | Annotated[list[Token], Field(min_length=1, max_length=MOST)]
+    | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=TEXTS)]
+)
+"""A text or several, each as it is or as token ids."""
+
+
 class TextAsked(Sampled):
     """``/v1/completions``."""
 
-    prompt: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=TEXTS)]
-        | Annotated[list[Token], Field(min_length=1, max_length=MOST)]
-        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=TEXTS)]
-    )
+    prompt: Given
     echo: StrictBool | None = False
     logprobs: int | None = Field(default=None, ge=0, le=LIKELIEST)
     best_of: int | None = Field(default=None, ge=1, le=ANSWERS)
@@ -183,12 +187,7 @@ class TextAsked(Sampled):
 class VectorsAsked(Body):
     """``/v1/embeddings``."""
 
-    input: (
-        str
-        | Annotated[list[str], Field(min_length=1, max_length=TEXTS)]
-        | Annotated[list[Token], Field(min_length=1, max_length=MOST)]
-        | Annotated[list[Annotated[list[Token], Field(min_length=1)]], Field(min_length=1, max_length=TEXTS)]
-    )
+    input: Given
     model: str | None = Field(default=None, max_length=256)
     encoding_format: Literal["float", "base64"] | None = "float"
     dimensions: int | None = Field(default=None, ge=1, le=MOST)
