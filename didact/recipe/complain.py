@@ -11,8 +11,10 @@ from didact.engine.settings import Training
 from didact.errors import UsageProblem
 from didact.recipe import alias
 from didact.recipe.learning import Learning
+from didact.recipe.rewarding import REWARDS
 from didact.recipe.schema import KINDS, Recipe
 from didact.recipe.tree import Spot, Tree
+from didact.rollout.reward.base import Rewarding
 from didact.settings import Settings
 
 Told = tuple[str, str]
@@ -162,9 +164,11 @@ TOLD: dict[str, Callable[[Any, Spot, Tree], Told]] = {
 def _owner(loc: Spot) -> type[BaseModel]:
     """The settings class that the last part of ``loc`` is a key of."""
     owner: type[BaseModel] = Recipe
-    for part in loc[:-1]:
+    for before, part in zip((None, *loc), loc[:-1], strict=False):
         if owner is Recipe and part in KINDS:
             owner = KINDS[str(part)]
+        elif issubclass(owner, Rewarding) and isinstance(before, int):
+            owner = REWARDS[str(part)]
         elif part in owner.model_fields and part != "stages":
             owner = _settings(owner.model_fields[str(part)].annotation) or owner
     return owner

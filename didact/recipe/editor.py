@@ -8,6 +8,7 @@ from pydantic_core.core_schema import IntSchema
 
 from didact.recipe import alias
 from didact.recipe.learning import Learning
+from didact.recipe.rewarding import REWARDS
 from didact.recipe.schema import KINDS, Compare, Recipe
 from didact.recipe.stage import Stage
 from didact.settings import HUMANE
@@ -36,6 +37,9 @@ def json_schema() -> Schema:
     definitions["Compare"]["properties"]["arms"]["additionalProperties"]["items"] = _stage(inner)
     size = definitions["Scratch"]["properties"]["size"]
     size["type"] = ["string", "integer"]
+    for kind, reward in REWARDS.items():
+        if reward.__name__ in definitions:
+            definitions[reward.__name__] = _reward(kind, definitions[reward.__name__])
     for name, short in _short_forms().items():
         definitions[name] = {"anyOf": [definitions[name], *short]}
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **schema}
@@ -50,6 +54,12 @@ def _stage(kinds: Mapping[str, type[Stage]]) -> Schema:
         "minProperties": 1,
         "maxProperties": 1,
     }
+
+
+def _reward(kind: str, full: Schema) -> Schema:
+    """A mapping of one key, the kind, to all the fields or to the first alone."""
+    value = {"anyOf": [full, {"type": "string"}, {"type": "null"}]}
+    return {"type": "object", "properties": {kind: value}, "required": [kind], "additionalProperties": False}
 
 
 def _or_null(name: str) -> Schema:

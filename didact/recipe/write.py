@@ -13,6 +13,7 @@ from didact.recipe.learning import ObjectiveSpec
 from didact.recipe.measured import MeasureSpec
 from didact.recipe.schema import Recipe
 from didact.recipe.stage import Stage
+from didact.rollout.reward.base import Rewarding
 from didact.settings import Settings
 
 
@@ -49,7 +50,7 @@ def dump(recipe: Recipe) -> str:
 def _plain(value: Any) -> Any:
     """Settings as the shortest form a recipe accepts; what is None is left out, since None is its default."""
     match value:
-        case Stage():
+        case Stage() | Rewarding():
             return {value.kind: _fields(value)}
         case ObjectiveSpec(name=name, options=options) if name != "name":  # {name: x} is the full form
             return {name: options} if options else name

@@ -1,0 +1,1 @@
+"""Rewards: one short file each, with how a recipe says it."""
