@@ -279,12 +279,7 @@ def met(rule: Rule, track: Track) -> bool:
     if not track.known(rule.steps):
         return False
     last = track.recent[-rule.steps :]
-    match rule.sign:
-        case ">":
-            return min(last) > rule.bound
-        case "<":
-            return max(last) < rule.bound
-        case "falls":
-            return trend(last) < -FALLING
-        case "rises":
-            return trend(last) > FALLING
+    if rule.sign in ("<", ">"):
+        return max(last) < rule.bound if rule.sign == "<" else min(last) > rule.bound
+    way = trend(last)
+    return way < -FALLING if rule.sign == "falls" else way > FALLING

@@ -2,7 +2,7 @@
 
 import re
 from dataclasses import dataclass
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import AfterValidator
 
@@ -16,11 +16,11 @@ TREND = re.compile(rf"{GAUGE}\s+(?P<sign>falls|rises)\s+(?:for\s+)?(?P<steps>\d+
 
 @dataclass(frozen=True)
 class Rule:
-    """What of which gauge ends the stage: above or below ``bound`` for so many steps, or a trend over them."""
+    """What of which gauge ends the stage: ``sign`` is < or > than ``bound`` for so many steps, or falls or rises."""
 
     text: str
     gauge: str
-    sign: Literal["<", ">", "falls", "rises"]
+    sign: str
     steps: int = 1
     bound: float = 0.0
 
