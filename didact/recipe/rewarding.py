@@ -8,10 +8,13 @@ from pydantic import AfterValidator, Discriminator, Field, Tag
 from didact.data.settings import Data
 from didact.recipe.stage import misplaced, stage_names
 from didact.rollout.reward.base import Rewarding
+from didact.rollout.reward.faithful import Faithful
 from didact.rollout.reward.function import Function
+from didact.rollout.reward.json import Json
 from didact.rollout.reward.regex import Regex
+from didact.rollout.reward.tests import Tests
 
-REWARDS: dict[str, type[Rewarding]] = {cls.kind: cls for cls in (Regex, Function)}
+REWARDS: dict[str, type[Rewarding]] = {cls.kind: cls for cls in (Regex, Function, Json, Tests, Faithful)}
 
 
 def _kind(value: Any) -> str | None:
@@ -22,7 +25,11 @@ def _kind(value: Any) -> str | None:
 
 _WHAT = f"a reward is a mapping of one key, which is one of {', '.join(REWARDS)}; as in - regex: {{pattern: x}}"
 RewardSpec = Annotated[
-    Annotated[Regex, Tag("regex")] | Annotated[Function, Tag("function")],
+    Annotated[Regex, Tag("regex")]
+    | Annotated[Function, Tag("function")]
+    | Annotated[Json, Tag("json")]
+    | Annotated[Tests, Tag("tests")]
+    | Annotated[Faithful, Tag("faithful")],
     Discriminator(
         _kind, custom_error_type="recipe", custom_error_message="{what}", custom_error_context={"what": _WHAT}
     ),

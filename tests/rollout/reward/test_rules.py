@@ -12,8 +12,11 @@ from didact.errors import DataProblem, UsageProblem
 from didact.recipe.rewarding import Rewards
 from didact.recipe.write import _plain
 from didact.rollout.reward.base import Answered, scores
+from didact.rollout.reward.faithful import Faithful
 from didact.rollout.reward.function import Function
+from didact.rollout.reward.json import Json
 from didact.rollout.reward.regex import Regex
+from didact.run.rewards import weighed
 
 READ: TypeAdapter[Any] = TypeAdapter(Rewards)
 
@@ -90,3 +93,66 @@ def test_how_a_recipe_says_rewards() -> None:
             READ.validate_python(wrong)
     with pytest.raises(ValidationError, match="two rewards are named 'a'"):
         READ.validate_python([{"regex": {"pattern": "a", "name": "a"}}, {"regex": {"pattern": "b", "name": "a"}}])
+
+
+@pytest.mark.parametrize(
+    ("answer", "fields", "worth"),
+    [
+        ('{"a": [1, 2]}', {}, 1),
+        ("{'a': 1}", {}, 0),
+        ("NaN", {}, 0),
+        ('{"a": 1, "a": 2}', {}, 0),
+        ("[" * 100_000, {}, 0),
+        ('So:\n```json\n{"a": 1}\n```', {"fenced": True}, 1),
+        ('{"a": 1}', {"fenced": True}, 0),
+        ('{"a": 1}', {"matches": {"type": "object", "required": ["a"]}}, 1),
+        ('{"b": 1}', {"matches": {"type": "object", "required": ["a"]}}, 0),
+        ('{"a": true}', {"matches": {"properties": {"a": {"type": "integer"}}}}, 0),
+        ('{"a": 1, "b": 2}', {"matches": {"properties": {"a": {}}, "additionalProperties": False}}, 0),
+        ('["x", "yy"]', {"matches": {"items": {"type": "string", "maxLength": 1}}}, 0),
+        ("3", {"matches": {"anyOf": [{"type": "string"}, {"enum": [1, 3.0]}]}}, 1),
+        ("1", {"matches": {"const": True}}, 0),
+    ],
+)
+def test_json_of_a_shape(answer: str, fields: dict, worth: float) -> None:
+    assert scores(Json(**fields), [said(answer)]) == [worth]
+
+
+def test_a_schema_that_would_be_passed_over_is_refused() -> None:
+    for wrong in ({"oneOf": []}, {"properties": {"a": {"format": "date"}}}, {"type": "float"}):
+        with pytest.raises(ValidationError, match=r"not understood|there is no type"):
+            Json(matches=wrong)
+
+
+PROMPT = '<passage number="1" source="a">\nThe Nile is long.\nIt flows north.\n</passage>\n\nQuestion: Where?'
+
+
+@pytest.mark.parametrize(
+    ("answer", "of", "worth"),
+    [
+        ("> It flows north. [1]\n\nNorth.", "quotes", 1),
+        ('It says "the Nile is long" and "it flows south".', "quotes", 0.5),
+        ("> long. It flows", "quotes", 1),
+        ("North.", "quotes", 0),
+        ("The Nile flows north [1]", "words", 1),
+        ("The Nile flows south", "words", 0.75),
+        ("", "words", 0),
+    ],
+)
+def test_what_stands_in_the_passages(answer: str, of: Any, worth: float) -> None:
+    given = Answered(({"role": "user", "content": PROMPT},), answer, {}, where="d:1")
+    assert scores(Faithful(of=of), [given]) == [worth]
+    kept = said(answer, context=["The Nile is long. It flows north."])
+    assert scores(Faithful(of=of, passages="context"), [kept]) == [worth]
+
+
+def test_a_prompt_without_passages_is_named() -> None:
+    with pytest.raises(DataProblem, match=r"data.jsonl:3: this prompt quotes no passages"):
+        scores(Faithful(), [said("> a")])
+
+
+def test_rewards_are_weighed_and_one_of_weight_zero_is_only_measured() -> None:
+    given = [{"regex": {"pattern": "a", "weight": 2}}, {"regex": "b"}, {"regex": {"pattern": "c", "weight": 0}}]
+    total, each = weighed(READ.validate_python(given), lambda name: name)([said("ab"), said("bc"), said("c")])
+    assert total == [3, 1, 0]
+    assert each == {"regex": [1, 0, 0], "regex-2": [1, 1, 0], "regex-3": [0, 1, 1]}

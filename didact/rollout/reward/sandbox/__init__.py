@@ -1,0 +1,1 @@
+"""Runs a stranger's code in a process that can reach nothing."""
