@@ -2,7 +2,7 @@
 
 Axis legend for the whole codebase:
     B rows of a batch        T tokens of a row         D hidden width      V vocabulary
-    H query heads            K key/value heads         N items picked out of [B, T]
+    H query heads            K key/value heads         N items picked out of [B, T]      A answers of a row
 
 Columns of a token batch, all [B, T] unless said:
     token     int64, the input ids
@@ -10,11 +10,17 @@ Columns of a token batch, all [B, T] unless said:
     position  int64, position inside the document, what the model's position embedding sees
     reach     int64, index in the row of the last token this one may see (q sees k iff
               doc[q] == doc[k] and k <= reach[q])
-    order     int64, where a row holds its documents noised and clean: which copy of which block (see Sight)
+    order     int64, where documents branch, or stand in a row noised and clean: which part sees which (see Sight)
     trained   bool, true where a token is to be predicted (or, in a text to be embedded, pooled)
     value     float32 [B], the number an example of several texts carries; its texts are the row's documents
     teacher_token, teacher_logprob
               int64 and float32 [B, T, k], the k tokens likeliest in this one's place, to a teacher
+    answer    int64, where examples are prompts with answers: the number in its row of the answer a token belongs to; -1
+              in a prompt and in padding. A document is a prompt but for its last token, then its answers, each of which
+              begins with that token.
+    of, score, who
+              int64, float32 and int64 [B, A], of each answer of a row: which example it answers (-1: no answer), what
+              it was found worth (NaN: nobody said), and who found that (0: not known)
     row       int64 [B], the row's number in the stream: the key of all its randomness
 """
 

@@ -5,6 +5,7 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig
 
 from didact.audit.toy import toy_teacher
+from didact.data.answers import Judged
 from didact.data.corpus import Corpus
 from didact.data.pieces import Pieces, cut
 from didact.data.stream import TokenStream
@@ -95,3 +96,54 @@ def toy_pairs(
     value = (rng.integers(scored, size=examples) if scored else np.full(examples, np.nan)).astype(np.float32)
     corpus = Corpus(token, trained, bound, np.diff(bound) * 3, 1.0, text, value)
     return TokenStream(cut([corpus], 32, "window")[0], 32, batch_size, seed, rank=rank, world=world)
+
+
+def toy_answers(
+    batch_size: int = 4,
+    examples: int = 24,
+    seed: int = 0,
+    answers: tuple[int, int] = (2, 4),
+    longest: int = 8,
+    levels: int = 3,
+    people: int = 3,
+    context: int = 64,
+    **how: bool | int,
+) -> TokenStream:
+    """Random prompts of 2 to 6 tokens with ``answers`` (fewest, most) of 1 to ``longest``, of ``levels`` scores."""
+    corpus = toy_judged(examples, seed, answers, longest, levels, people)
+    return TokenStream(cut([corpus], context, "drop")[0], context, batch_size, seed, **how)
+
+
+def toy_judged(
+    examples: int = 24,
+    seed: int = 0,
+    answers: tuple[int, int] = (2, 4),
+    longest: int = 8,
+    levels: int = 3,
+    people: int = 3,
+) -> Corpus:
+    rng = np.random.default_rng(seed)
+    token, trained, branch, bound, score, who = [], [], [], [0], [], []
+    counts = rng.integers(answers[0], answers[1] + 1, examples)
+    for count in counts:
+        prompt = rng.integers(2, VOCABULARY, int(rng.integers(2, 7))).tolist()
+        token, trained, branch = (
+            token + prompt[:-1],
+            trained + [False] * (len(prompt) - 1),
+            branch + [0] * (len(prompt) - 1),
+        )
+        for number in range(1, count + 1):
+            said = rng.integers(2, VOCABULARY, int(rng.integers(1, longest + 1))).tolist()
+            token, trained = token + prompt[-1:] + said, trained + [False] + [True] * len(said)
+            branch += [number] * (1 + len(said))
+        bound.append(len(token))
+        score += rng.integers(levels, size=count).tolist()
+        who += [int(rng.integers(1, people + 1))] * count
+    judged = Judged(
+        np.asarray(branch, np.int16),
+        np.asarray(score, np.float32),
+        np.asarray(who, np.int64),
+        np.concatenate([[0], np.cumsum(counts)]),
+    )
+    arrays = np.asarray(token, np.int32), np.asarray(trained), np.asarray(bound)
+    return Corpus(*arrays, np.diff(bound) * 3, judged=judged)

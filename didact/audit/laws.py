@@ -77,14 +77,17 @@ def packing(model: Model, objective: Objective, packed: Batch) -> float:
 
     What an objective draws for the packed rows goes with their tokens. One that draws nothing must also find the same
     in the documents alone. Where a row is one example of several texts, it keeps its texts, but each is read by itself
-    and padding is of any width and content; texts that are joined see each other, and no other example.
+    and padding is of any width and content; texts that are joined see each other, and no other example. A prompt stays
+    with its answers.
     """
     if objective.several and not objective.joined:
         with reading_alone(model) as alone:
             found = step_gradient(alone, objective, widened(packed), packed.size)
         return distance(step_gradient(model, objective, packed, packed.size), found)
     ready = prepared(model, objective, packed)
-    apart: list[tuple[Objective, Batch, Batch]] = [(Prepared(objective), ready, unpacked(ready))]
+    apart: list[tuple[Objective, Batch, Batch]] = []
+    if not objective.judged:  # what is prepared for an answer is not a token's
+        apart.append((Prepared(objective), ready, unpacked(ready)))
     if not objective.joined and not draws(model, objective, packed):
         apart.append((objective, packed, unpacked(packed)))
     return max(
@@ -129,7 +132,7 @@ def draws(model: Model, objective: Objective, batch: Batch) -> bool:
     """Whether what an objective prepares depends on its randomness."""
     one, other = (prepared(model, objective, batch, seed) for seed in (0, 1))
     pairs = [(one[name], other[name]) for name in one] + [(one.weight[term], other.weight[term]) for term in one.weight]
-    return not all(torch.equal(a, b) for a, b in pairs)
+    return not all(bool(((a == b) | ((a != a) & (b != b))).all()) for a, b in pairs)  # NaN is what nobody judged
 
 
 def weight_zero(model: Model, objective: Objective, batch: Batch) -> float:
@@ -163,6 +166,10 @@ def unpacked(batch: Batch) -> Batch:
         return made
 
     columns = {name: alone(column) for name, column in batch.items()}
+    if "of" in batch:  # a row's answers, of which each document keeps its own
+        mine = columns["of"] == batch["doc"][rows, start[:, 0]][:, None]
+        columns["of"] = torch.where(mine, 0, -1)
+        columns["score"] = columns["score"].masked_fill(~mine, torch.nan)
     columns |= {"doc": torch.where(index < length, 0, -1).int(), "row": torch.arange(len(spans), device=device)}
     if "reach" in batch:  # an index into the row
         columns["reach"] = torch.where(index < length, columns["reach"] - start, index)
@@ -179,6 +186,10 @@ def sampled_as_trained(
     document = {"token": token, "position": index, "doc": torch.zeros_like(index), "trained": index >= len(prompt)}
     alone = {"row": torch.zeros(1, dtype=torch.int64, device=device), "value": torch.zeros(1, device=device)}
     batch = Batch({**document, **alone})
+    if objective.judged:
+        one = torch.zeros(1, 1, dtype=torch.int64, device=device)
+        batch = batch.with_(answer=torch.where(index < len(prompt) - 1, -1, 0), of=one, score=one.float(), who=one)
+        batch = batch.with_(order=batch.answer + 1)
     if teacher := objective.taught_by():  # which has no say in who sees whom
         silent = torch.zeros(*token.shape, teacher.top, device=device)
         batch = batch.with_(teacher_token=silent.long(), teacher_logprob=silent)

@@ -15,6 +15,7 @@ from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh, pick_device
 from didact.engine.progress import plain
 from didact.engine.train import length
+from didact.objective import resolve
 from didact.recipe import Learning, load
 from didact.run.folder import replace, run_folder
 from didact.run.life import Life
@@ -142,7 +143,8 @@ def examine(stage: Learning, life: Life, renderer: Renderer) -> list[Xray]:
     """The X-ray of every task of a stage."""
     found = []
     for task in stage.task_list:
-        corpora = tokenized(task.data, life.outputs, stage.seed, renderer, life.cache / "tokens")
+        judged = resolve(task.objective.name, task.objective.options).judged
+        corpora = tokenized(task.data, life.outputs, stage.seed, renderer, life.cache / "tokens", judged)
         paths = ", ".join(source.path for source in task.data.sources)
         parts, counts = cut(corpora, stage.context, stage.overlong, paths)
         stream = TokenStream(parts, stage.context, stage.batch_size, stage.seed, pack=stage.pack, shuffle=stage.shuffle)

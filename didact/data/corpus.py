@@ -14,6 +14,7 @@ from typing import assert_never
 
 import numpy as np
 
+from didact.data.answers import Judged, open_judged, write_judged
 from didact.data.example import Answers, Completion, Conversation, Document, Example, Texts
 from didact.data.taught import Taught
 from didact.errors import DataProblem, ResourceProblem
@@ -30,7 +31,8 @@ class Corpus:
     ``token`` int32 [N], ``trained`` bool [N] (is this token to be predicted; in a text to be embedded, pooled),
     ``bound`` int64 [examples + 1], ``text_bytes`` int64 [examples]: UTF-8 bytes of the trained text, what bits per
     byte divides by. Examples of several texts have ``text`` int64 [N], the number of a token's text in its example,
-    and ``value`` float32 [examples]. ``taught`` is what a teacher would have written.
+    and ``value`` float32 [examples]. ``taught`` is what a teacher would have written; ``judged``: examples are
+    prompts with answers.
     """
 
     token: np.ndarray
@@ -41,6 +43,7 @@ class Corpus:
     text: np.ndarray | None = None
     value: np.ndarray | None = None
     taught: Taught | None = None
+    judged: Judged | None = None
 
     def __len__(self) -> int:
         return len(self.bound) - 1
@@ -77,15 +80,10 @@ def _render(batch: Sequence[Example], renderer: Renderer) -> list[Rendered]:
         case Texts():
             return [_joined(example, renderer) for example in batch if isinstance(example, Texts)]
         case Answers():
-            raise _judged()
+            judged = [example for example in batch if isinstance(example, Answers)]
+            return [renderer.answers(example.prompt, example.answers) for example in judged]
         case _:
             assert_never(batch[0])
-
-
-def _judged() -> DataProblem:
-    """Bad answers are among them, so they are not to be imitated."""
-    remedy = "keep prompt and completion, or messages, of the good ones; of feedback, name feedback:good"
-    return DataProblem("answers that people judged, and nothing here learns from judgements", remedy=remedy)
 
 
 def _joined(example: Texts, renderer: Renderer) -> Rendered:
@@ -109,7 +107,8 @@ def trained_text(example: Example) -> str:
         case Texts():
             return "".join(example.texts)
         case Answers():
-            raise _judged()
+            turns = [turn for answer in example.answers for turn in ([answer] if isinstance(answer, str) else answer)]
+            return "".join(turn if isinstance(turn, str) else turn["content"] or "" for turn in turns)
         case _:
             assert_never(example)
 
@@ -140,7 +139,8 @@ def in_memory(examples: Sequence[Example], renderer: Renderer) -> Corpus:
         _write(examples, renderer, Path(folder))
         found = open_corpus(Path(folder))
         text = None if found.text is None else np.array(found.text)
-        return replace(found, token=np.array(found.token), trained=np.array(found.trained), text=text)
+        judged = found.judged and replace(found.judged, branch=np.array(found.judged.branch))
+        return replace(found, token=np.array(found.token), trained=np.array(found.trained), text=text, judged=judged)
 
 
 @contextmanager
@@ -178,6 +178,9 @@ def open_corpus(folder: Path, weight: float = 1.0) -> Corpus:
         raise _damaged(folder) from error
     if not len(bound) == len(text_bytes) + 1 or not len(token) == len(trained) == bound[-1]:
         raise _damaged(folder)
+    if (folder / "score.npy").exists():
+        judged = open_judged(folder, len(token), len(text_bytes))
+        return Corpus(token, trained, bound, text_bytes, weight, judged=judged)
     if not (folder / "value.npy").exists():
         return Corpus(token, trained, bound, text_bytes, weight)
     try:
@@ -194,7 +197,7 @@ def _damaged(folder: Path) -> DataProblem:
 
 
 def _write(examples: Iterable[Example], renderer: Renderer, folder: Path) -> None:
-    bound, text_bytes, values = [0], [], []
+    bound, text_bytes, values, answered = [0], [], [], []
     names = ("token.bin", "trained.bin", "text.bin")
     with ExitStack() as files:
         tokens, trained, texts = (files.enter_context(open(folder / name, "wb")) for name in names)
@@ -207,14 +210,18 @@ def _write(examples: Iterable[Example], renderer: Renderer, folder: Path) -> Non
                 text_bytes.append(len(trained_text(example).encode()))
                 if isinstance(example, Texts):
                     values.append(example.value)
-    if values and len(values) < len(text_bytes):
-        raise DataProblem("examples of one text and of several in one source", remedy="split the file")
+                if isinstance(example, Answers):
+                    answered.append(replace(example, prompt="", answers=()))
+    if 0 < max(len(values), len(answered)) < len(text_bytes):
+        raise DataProblem("examples of different kinds in one source", remedy="split the file")
     if bound[-1] == 0:
         raise DataProblem("no tokens in this data", remedy="give at least one document with text")
     np.save(folder / "bound.npy", np.asarray(bound, np.int64))
     np.save(folder / "text_bytes.npy", np.asarray(text_bytes, np.int64))
     if values:
         np.save(folder / "value.npy", np.asarray(values, np.float32))
+    elif answered:
+        write_judged(answered, folder)
     else:
         (folder / "text.bin").unlink()
 

@@ -66,13 +66,15 @@ class Texts:
 class Answers:
     """Answers to one prompt and what people thought of each: a higher value is a better answer.
 
-    ``prompt`` and each of ``answers`` are text, or messages as of a Conversation.
+    ``prompt`` and each of ``answers`` are text, or messages as of a Conversation. A value is NaN where nobody judged.
+    ``annotator`` is who judged, under a pseudonym; empty where that is not known.
     """
 
     where: str
     prompt: Said
     answers: tuple[Said, ...]
     values: tuple[float, ...]
+    annotator: str = ""
 
 
 Example = Document | Conversation | Completion | Texts | Answers

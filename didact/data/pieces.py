@@ -6,6 +6,7 @@ from typing import Literal
 
 import numpy as np
 
+from didact.data.answers import Judged
 from didact.data.corpus import Corpus
 from didact.errors import DataProblem
 
@@ -53,13 +54,15 @@ def total(counts: Sequence[Counts]) -> Counts:
 class Pieces:
     """Stretches of one corpus, each at most ``context`` tokens: ``start``, ``length`` int64 [pieces].
 
-    ``value`` float32 [pieces] is there where examples are of several texts; then a piece is a whole example.
+    ``value`` float32 [pieces] is there where examples are of several texts, ``example`` int64 [pieces] (its number in
+    the corpus) where they are prompts with answers; then a piece is a whole example.
     """
 
     corpus: Corpus
     start: np.ndarray
     length: np.ndarray
     value: np.ndarray | None = None
+    example: np.ndarray | None = None
 
 
 def cut(
@@ -72,14 +75,12 @@ def cut(
     """Cuts every corpus to the context.
 
     Of examples of several texts, each text keeps what fits the context (where they are ``joined``, its equal share of
-    it), its last token included, and nothing is windowed. Else windows overlap by one token, which is read but
+    it), its last token included, and nothing is windowed. A prompt with answers is dropped where the longest of them
+    does not fit behind it. Else windows overlap by one token, which is read but
     predicted by its own window alone: so every trained token of a windowed document is still predicted exactly once.
     Raises DataProblem, naming ``where``, when no trained token is left.
     """
-    parts = [
-        _cut_one(corpus, context, overlong) if corpus.text is None else _cut_texts(corpus, corpus.text, context, joined)
-        for corpus in corpora
-    ]
+    parts = [_cut(corpus, context, overlong, joined) for corpus in corpora]
     counts = total([c for _, c in parts])
     if counts.trained == 0:
         long = f", {counts.dropped_overlong:,} longer than the context of {context}" if counts.dropped_overlong else ""
@@ -91,6 +92,14 @@ def cut(
             else "an example needs an answer, or text, to learn",
         )
     return [pieces for pieces, _ in parts], counts
+
+
+def _cut(corpus: Corpus, context: int, overlong: str, joined: bool) -> tuple[Pieces, Counts]:
+    if corpus.judged is not None:
+        return _cut_answers(corpus, corpus.judged, context)
+    if corpus.text is not None:
+        return _cut_texts(corpus, corpus.text, context, joined)
+    return _cut_one(corpus, context, overlong)
 
 
 def filled(corpus: Corpus, multiple: int) -> Corpus:
@@ -168,3 +177,24 @@ def _cut_texts(corpus: Corpus, text: np.ndarray, context: int, joined: bool) -> 
     )
     value = None if corpus.value is None else corpus.value[whole]
     return Pieces(shorter, shorter.bound[:-1][whole], lengths[whole], value), counts
+
+
+def _cut_answers(corpus: Corpus, judged: Judged, context: int) -> tuple[Pieces, Counts]:
+    """Whole examples, whose longest answer fits the context together with the prompt."""
+    lengths = np.diff(corpus.bound)
+    example, answers = np.repeat(np.arange(len(lengths)), lengths), np.diff(judged.bound)
+    number = judged.bound[:-1][example] + np.asarray(judged.branch) - 1  # whose answer a token belongs to
+    size = np.bincount(number[judged.branch > 0], minlength=len(judged.score))
+    shared = np.bincount(example[judged.branch == 0], minlength=len(lengths))
+    long = shared + np.maximum.reduceat(size, judged.bound[:-1]) > context
+    assert (answers > 0).all()
+    trained = np.bincount(example, corpus.trained, len(lengths)).astype(np.int64)
+    counts = Counts(
+        documents=len(lengths),
+        tokens=int(lengths[~long].sum()),
+        trained=int(trained[~long].sum()),
+        pieces=int((~long).sum()),
+        dropped_overlong=int(long.sum()),
+    )
+    kept = np.flatnonzero(~long)
+    return Pieces(corpus, corpus.bound[:-1][kept], lengths[kept], example=kept), counts

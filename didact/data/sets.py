@@ -9,14 +9,34 @@ import numpy as np
 from didact.data.corpus import Corpus, corpus_key, encode
 from didact.data.settings import Data
 from didact.data.source import examples
+from didact.errors import DataProblem
 from didact.text.render import Renderer
 
+JUDGED = (
+    "answers that people judged, and nothing here learns from judgements",
+    "keep prompt and completion, or messages, of the good ones; of feedback, name feedback:good",
+)
+UNJUDGED = (
+    "this learns from judgements, and these examples have none",
+    "give prompt, chosen and rejected; prompt, completion and label; or rankings",
+)
 
-def tokenized(data: Data, outputs: Mapping[str, Path], seed: int, renderer: Renderer, cache: Path) -> list[Corpus]:
-    """One corpus a source, from the cache where the same content was tokenized the same way before."""
+
+def tokenized(
+    data: Data, outputs: Mapping[str, Path], seed: int, renderer: Renderer, cache: Path, judged: bool = False
+) -> list[Corpus]:
+    """One corpus a source, from the cache where the same content was tokenized the same way before.
+
+    Raises DataProblem where the examples are answers that people judged and should not be (bad ones among them are not
+    to be imitated), or should be and are not.
+    """
     corpora = []
     for source, found in zip(data.sources, examples(data, outputs, seed), strict=True):
-        corpora.append(encode(found, renderer, cache, corpus_key(found.fingerprint, renderer.key), source.weight))
+        corpus = encode(found, renderer, cache, corpus_key(found.fingerprint, renderer.key), source.weight)
+        if judged != (corpus.judged is not None):
+            what, remedy = UNJUDGED if judged else JUDGED
+            raise DataProblem(what, where=source.path, remedy=remedy)
+        corpora.append(corpus)
     return corpora
 
 

@@ -3,7 +3,8 @@
 The cursor is one integer, so a stream resumes exactly, and any number of processes see the same global batches.
 """
 
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
@@ -12,6 +13,7 @@ import numpy as np
 import torch
 
 from didact.batch import Batch
+from didact.data.answers import columns
 from didact.data.pack import best_fit
 from didact.data.pieces import Pieces
 from didact.errors import DataProblem
@@ -38,10 +40,18 @@ class Epoch:
         return len(self.bound) - 1
 
 
+EMPTY = {"token": 0, "doc": -1, "position": 0, "trained": False, "answer": -1, "order": 0} | {
+    "teacher_token": 0,
+    "teacher_logprob": 0,
+}  # what fills a row up to the longest, by column
+NOBODY = {"of": -1, "score": math.nan, "who": 0}  # the same of answers
+
+
 class TokenStream:
     """Packed rows of tokens; of examples of several texts, a row each, whose texts are its documents.
 
-    ``batch_size`` counts rows of the global batch; process ``rank`` of ``world`` gets every ``world``-th of them.
+    A prompt with answers is a document, in which the prompt stands once (``share``), or as many documents as it has
+    answers. ``batch_size`` counts rows of the global batch; process ``rank`` of ``world`` gets every ``world``-th.
     """
 
     def __init__(
@@ -53,11 +63,13 @@ class TokenStream:
         *,
         pack: bool = True,
         shuffle: bool = True,
+        share: bool = True,
         rank: int = 0,
         world: int = 1,
     ):
         self.parts, self.context, self.batch_size, self.seed = list(parts), context, batch_size, seed
         self.several = any(part.value is not None for part in parts)
+        self.judged, self.share = any(part.example is not None for part in parts), share
         self.pack, self.shuffle, self.rank, self.world = pack and not self.several, shuffle, rank, world
         self.length = np.concatenate([part.length for part in parts])
         self.first = np.cumsum([0, *(len(part.length) for part in parts)])
@@ -92,7 +104,8 @@ class TokenStream:
         piece = np.concatenate(chosen)
         if self.shuffle:
             piece = rng.permutation(piece)
-        row = best_fit(self.length[piece], self.context) if self.pack else np.arange(len(piece))
+        room = max(self.context, int(self.length.max()))  # a prompt's answers may be more together than the context
+        row = best_fit(self.length[piece], room) if self.pack else np.arange(len(piece))
         if self.shuffle:
             row = rng.permutation(row.max() + 1)[row]
         piece = piece[np.argsort(row, kind="stable")]
@@ -100,15 +113,11 @@ class TokenStream:
 
     def _batch(self, rows: list[int]) -> Batch:
         filled = [self._row(number) for number in rows]
-        width = max(len(row["token"]) for row in filled)
-        empty = {"token": 0, "doc": -1, "position": 0, "trained": False, "teacher_token": 0, "teacher_logprob": 0}
-        columns = {
-            name: torch.from_numpy(np.stack([_padded(row[name], width, fill) for row in filled]))
-            for name, fill in empty.items()
-            if name in filled[0]
-        }  # each [B, T], a teacher's [B, T, k]
+        made = _stacked(filled, "token", EMPTY)  # each [B, T], a teacher's [B, T, k]
+        if self.judged:
+            made |= _stacked(filled, "of", NOBODY)  # each [B, A]
         value = {"value": torch.tensor([row["value"] for row in filled])} if self.several else {}
-        return Batch({**columns, **value, "row": torch.tensor(rows)})
+        return Batch({**made, **value, "row": torch.tensor(rows)})
 
     def _row(self, cursor: int) -> dict[str, np.ndarray]:
         number, row = divmod(cursor, EPOCH)
@@ -116,6 +125,8 @@ class TokenStream:
         pieces = epoch.piece[epoch.bound[row] : epoch.bound[row + 1]]
         if self.several:
             return self._texts(int(pieces[0]))
+        if self.judged:
+            return _joined([self._answers(int(number)) for number in pieces])
         token, trained = zip(*(self._piece(piece) for piece in pieces), strict=True)
         lengths = self.length[pieces]
         return self._taught(pieces) | {
@@ -140,6 +151,15 @@ class TokenStream:
             "value": pieces.value[index],
         }
 
+    def _answers(self, number: int) -> dict[str, np.ndarray]:
+        """One prompt with its answers."""
+        pieces, index, where = self._find(number)
+        if pieces.corpus.judged is None or pieces.example is None:
+            raise DataProblem("this task mixes judged answers with other examples", remedy="use two tasks")
+        place, made = columns(pieces.corpus.judged, int(pieces.example[index]), where, self.share)
+        token = np.asarray(pieces.corpus.token[place], np.int64)
+        return made | {"token": token, "trained": np.asarray(pieces.corpus.trained[place])}
+
     def _taught(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of a row's teacher, if it has one."""
         found = []
@@ -147,7 +167,7 @@ class TokenStream:
             pieces, _, where = self._find(number)
             if pieces.corpus.taught is not None:
                 found.append(pieces.corpus.taught.columns(np.asarray(pieces.corpus.trained[where]), where))
-        return {name: np.concatenate([columns[name] for columns in found]) for name in (found[0] if found else ())}
+        return {name: np.concatenate([one[name] for one in found]) for name in (found[0] if found else ())}
 
     def _piece(self, number: int) -> tuple[np.ndarray, np.ndarray]:
         pieces, _, where = self._find(number)
@@ -159,7 +179,35 @@ class TokenStream:
         return pieces, index, slice(pieces.start[index], pieces.start[index] + pieces.length[index])
 
 
-def _padded(column: np.ndarray, width: int, fill: int | bool) -> np.ndarray:
+def _joined(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+    """Examples of one row: their documents and answers are numbered on."""
+    doc = np.cumsum([0, *(one["doc"].max() + 1 for one in examples)])
+    answer = np.cumsum([0, *(len(one["of"]) for one in examples)])
+    numbered = [
+        one
+        | {
+            "doc": one["doc"] + np.int32(doc[i]),
+            "answer": np.where(one["answer"] < 0, -1, one["answer"] + answer[i]),
+            "of": one["of"] + i,
+        }
+        for i, one in enumerate(examples)
+    ]
+    return {name: np.concatenate([one[name] for one in numbered]) for name in numbered[0]}
+
+
+def _stacked(
+    rows: Sequence[dict[str, np.ndarray]], like: str, empty: Mapping[str, float | bool]
+) -> dict[str, torch.Tensor]:
+    """The columns of several rows, each filled up to the longest; ``like`` is a column that says how long a row is."""
+    width = max(len(row[like]) for row in rows)
+    return {
+        name: torch.from_numpy(np.stack([_padded(row[name], width, fill) for row in rows]))
+        for name, fill in empty.items()
+        if name in rows[0]
+    }
+
+
+def _padded(column: np.ndarray, width: int, fill: float | bool) -> np.ndarray:
     """A row's column [T, ...] filled up to ``width``."""
     return np.pad(column, [(0, width - len(column)), *[(0, 0)] * (column.ndim - 1)], constant_values=fill)
 

@@ -24,10 +24,14 @@ class Task:
 
 @dataclass(frozen=True)
 class Step:
-    """What one step measured, over all processes: ``loss`` and ``weight`` by (task, term), ``rows`` in data order."""
+    """What one step measured, over all processes: ``loss`` and ``weight`` by (task, term), ``rows`` in data order.
+
+    ``gauge`` by (task, term) is what was measured beside; a gauge that nothing counted in is not there.
+    """
 
     loss: dict[tuple[str, str], float]
     weight: dict[tuple[str, str], float]
+    gauge: dict[tuple[str, str], float]
     tokens: int
     rows: list[int]
     cursors: dict[str, int]
@@ -70,15 +74,18 @@ def take_step(
                 term: (loss * piece.weight[term]).sum() / total[task.name, term].clamp(min=1e-30).to(loss)
                 for term, loss in losses.items()
             }
-            (task.weight * mesh.size * torch.stack(list(terms.values())).sum()).backward()
+            minimised = [value for term, value in terms.items() if term not in task.objective.gauges]
+            (task.weight * mesh.size * torch.stack(minimised).sum()).backward()
             for term, value in terms.items():
                 done[task.name, term].append(value.detach())
     read = torch.tensor(float(sum(_tokens(batch) for _, batch in ready)))
     mine = {key: torch.stack(values).cpu().double().sum() for key, values in done.items()}  # one wait for the device
     summed = mesh.sum({**mine, "tokens": read})
+    gauges = {(task.name, term) for task in tasks for term in task.objective.gauges}
     return Step(
-        loss={key: summed[key].item() for key in total},
-        weight={key: value.item() for key, value in total.items()},
+        loss={key: summed[key].item() for key in total if key not in gauges},
+        weight={key: value.item() for key, value in total.items() if key not in gauges},
+        gauge={key: summed[key].item() for key in total if key in gauges and total[key] > 0},
         tokens=int(summed["tokens"]),
         rows=[row for _, batch in ready if "row" in batch for row in mesh.gather(batch.row.tolist())],
         cursors=cursors,

@@ -337,6 +337,7 @@ class Loop:
                 energy_wh=reading.energy_wh,
                 **({} if reading.share is None else {"share": reading.share}),
                 **{f"loss/{name}/{term}": value for (name, term), value in step.loss.items() if len(step.loss) > 1},
+                **{f"gauge/{name}/{term}": value for (name, term), value in step.gauge.items()},
             )
 
 
@@ -348,7 +349,8 @@ def probe(model: Model, sources: Sequence[Source], settings: Training, mesh: Mes
     for source in sources:
         try:
             like = next(source.stream.start(0))[0]
-            batch = full_batch(settings.context, micro, like, source.objective.joined).to(mesh.device)
+            context = max(settings.context, like.token.shape[1] if "answer" in like else 0)
+            batch = full_batch(context, micro, like, source.objective.joined).to(mesh.device)
             ready = source.objective.prepare(model, batch, Rng(settings.seed, -1))
             losses = source.objective.loss(model, ready)
             (0.0 * torch.stack([(loss * ready.weight[term]).sum() for term, loss in losses.items()]).sum()).backward()
@@ -363,7 +365,8 @@ def probe(model: Model, sources: Sequence[Source], settings: Training, mesh: Mes
 def full_batch(context: int, rows: int, like: Batch, joined: bool = False) -> Batch:
     """Rows of one document of ``context`` tokens, every token trained.
 
-    Where a row is several texts, of as many; of the same together where they are ``joined``.
+    Where a row is several texts, of as many; of the same together where they are ``joined``. Where it is prompts with
+    answers, one prompt with two.
     """
     texts = int(like.doc.max()) + 1 if "value" in like else 1
     context = context // texts if joined else context
@@ -371,6 +374,11 @@ def full_batch(context: int, rows: int, like: Batch, joined: bool = False) -> Ba
     value = {"value": like.value[:1].expand(rows)} if "value" in like else {}
     likeliest = torch.zeros(rows, context, like["teacher_token"].shape[2] if "teacher_token" in like else 0)
     taught = {"teacher_token": likeliest.long(), "teacher_logprob": likeliest - 10} if "teacher_token" in like else {}
+    judged: dict[str, torch.Tensor] = {}
+    if "answer" in like:
+        answer, two = 3 * index // context - 1, torch.zeros(rows, 2, dtype=torch.int64)
+        judged = {"answer": answer, "order": (2 * answer + 1).clamp(min=0), "of": two, "who": two}
+        judged["score"] = torch.tensor([1.0, 0.0]).expand(rows, -1)
     return Batch(
         {
             "token": index % 7,
@@ -380,6 +388,7 @@ def full_batch(context: int, rows: int, like: Batch, joined: bool = False) -> Ba
             **value,
             "row": torch.arange(rows),
             **taught,
+            **judged,
         }
     )
 

@@ -75,9 +75,9 @@ def dispatch(
     dropout: float = 0.0,
 ) -> Tensor:
     """The fastest path that computes this, [B, H, Q, hd]; all equal ``attention_plain.oracle``."""
-    if query.device.type == "cpu" and sight.doc is not None and sight.order is None:
+    if query.device.type == "cpu" and sight.doc is not None and sight.branches:
         return attention_cpu.attention(query, key, value, sight, scale, window, softcap, dropout)
-    if dropout == 0.0 and sight.order is None:
+    if dropout == 0.0:
         if sight.doc is None:
             return attention_decode.attention(query, key, value, sight, scale, window, softcap)
         if query.device.type == "cuda":

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from didact.model.sight import Sight
+from didact.model.sight import Sight, check_window
 
 # Queries of a block. More would multiply keys that most of them cannot see, fewer make thin products; short documents
 # that stand side by side share a block, for a call of a product costs more than the numbers it hides.
@@ -32,7 +32,10 @@ LANES = 32
 
 @dataclass(frozen=True)
 class Block:
-    """Queries [first, last) of row ``row`` and the keys [low, high) that one of them sees."""
+    """Queries [first, last) of row ``row`` and the keys [low, high) that one of them sees.
+
+    In front of these all of them see the keys ``shared``, where they answer a prompt that is not beside them.
+    """
 
     row: int
     first: int
@@ -40,30 +43,74 @@ class Block:
     low: int
     high: int
     hide: tuple[tuple[int, int, Tensor], ...]  # columns [a, b) of the scores, their bias [queries * G, b - a]
+    shared: tuple[int, int] = (0, 0)
+
+    @property
+    def keys(self) -> int:
+        """How many keys, the columns of the scores."""
+        return self.high - self.low + self.shared[1] - self.shared[0]
+
+    def of(self, x: Tensor) -> Tensor:
+        """The block's keys (or values), [K, keys, hd]; x [B, K, T, hd]."""
+        own = x[self.row, :, self.low : self.high]
+        a, b = self.shared
+        return torch.cat([x[self.row, :, a:b], own], 1) if a < b else own
+
+    def add(self, into: Tensor, grad: Tensor) -> None:
+        """Adds the gradient of the block's keys (or values) [K, hd, keys] to that of all, [B, K, hd, T]."""
+        a, b = self.shared
+        into[self.row, :, :, self.low : self.high] += grad[..., b - a :]
+        if a < b:
+            into[self.row, :, :, a:b] += grad[..., : b - a]
 
 
 def blocks_of(sight: Sight, window: int | None, group: int, dtype: torch.dtype) -> list[Block]:
     """The blocks of a batch. What a token sees is one interval of keys, and that is all the arithmetic there is.
 
-    ``group`` is G, the query heads of a key head; ``dtype`` that of the scores.
+    An answer to a prompt sees a second one, the prompt. ``group`` is G, the query heads of a key head; ``dtype`` that
+    of the scores.
     """
     assert sight.doc is not None, "decoding has its own path"
     doc, reach = sight.doc.numpy(), sight.reach.numpy()
+    order = None if sight.order is None else sight.order.numpy()
+    if order is not None:
+        check_window(window, doc.shape[1])
+        window = None
     token = np.arange(doc.shape[1])
     span = doc.shape[1] if window is None else window - 1
     blocks = []
     for row in range(len(doc)):
         runs = runs_of(doc[row], row)
-        start, end = np.zeros_like(token), np.ones_like(token)
+        start, end, prompt = np.zeros_like(token), np.ones_like(token), np.zeros((2, len(token)), np.int64)
         for a, b in runs:
             start[a:b], end[a:b] = a, b
+            if order is not None:
+                shared = a + int((order[row, a:b] == 0).sum())
+                for c, d in answers_of(order[row, a:b], a):
+                    start[c:d], end[c:d], prompt[0, c:d], prompt[1, c:d] = c, d, a, shared
         low = np.maximum(start, token - span)
         high = np.maximum(np.minimum(np.minimum(reach[row], token + span), end - 1), low) + 1  # never empty
         for a, b in cuts(runs):
-            first, last = widened(int(low[a:b].min()), int(high[a:b].max()), len(token))
-            hide = hidden(low[a:b], high[a:b], first, last, group, dtype)
-            blocks.append(Block(row, a, b, first, last, hide))
+            block = slice(a, b)
+            shared = (int(prompt[0, a]), int(prompt[1, a]))
+            before = shared[1] - shared[0]
+            first, last = widened(int(low[block].min()), int(high[block].max()), len(token), before)
+            apart = shared[1] <= first and (prompt[:, block] == prompt[:, a : a + 1]).all()
+            if not apart:  # the prompt is among the keys, or there are several
+                there = prompt[1, block] > prompt[0, block]
+                first = int(np.where(there, prompt[0, block], low[block]).min())
+                first, last = widened(first, last, len(token))
+                shared, before = (0, 0), 0
+            also = None if apart else prompt[:, block]
+            hide = hidden(low[block], high[block], first, last, group, dtype, before, also)
+            blocks.append(Block(row, a, b, first, last, hide, shared))
     return blocks
+
+
+def answers_of(order: np.ndarray, start: int) -> list[tuple[int, int]]:
+    """The answers [first, last) of a document that begins at ``start`` in its row; order [tokens] of it."""
+    edges = [0, *(np.flatnonzero(np.diff(order)) + 1).tolist(), len(order)]
+    return [(start + a, start + b) for a, b in pairwise(edges) if order[a] > 0]
 
 
 def runs_of(doc: np.ndarray, row: int) -> list[tuple[int, int]]:
@@ -86,26 +133,39 @@ def cuts(runs: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return ranges
 
 
-def widened(low: int, high: int, tokens: int) -> tuple[int, int]:
-    """Keys [low, high) and enough neighbours, which are hidden, to make a multiple of LANES."""
-    width = min(-(-(high - low) // LANES) * LANES, tokens)
+def widened(low: int, high: int, tokens: int, before: int = 0) -> tuple[int, int]:
+    """Keys [low, high) and enough neighbours, which are hidden, to make with those ``before`` a multiple of LANES."""
+    width = min(-(-(before + high - low) // LANES) * LANES - before, tokens)
     high = min(low + width, tokens)
     return high - width, high
 
 
 def hidden(
-    lows: np.ndarray, highs: np.ndarray, low: int, high: int, group: int, dtype: torch.dtype
+    lows: np.ndarray,
+    highs: np.ndarray,
+    low: int,
+    high: int,
+    group: int,
+    dtype: torch.dtype,
+    before: int = 0,
+    also: np.ndarray | None = None,
 ) -> tuple[tuple[int, int, Tensor], ...]:
-    """What hides keys [low, high) from queries that see [lows, highs), where not all of them see a key."""
+    """What hides keys [low, high) from queries that see [lows, highs), where not all of them see a key.
+
+    ``before`` columns that all see stand in front; a query sees ``also`` [2, queries], from the one to the other.
+    """
     clear = (int(lows.max()), int(highs.min()))
-    parts = [(low, clear[0]), (clear[1], high)] if clear[0] < clear[1] else [(low, high)]
+    parts = [(low, clear[0]), (clear[1], high)] if clear[0] < clear[1] and also is None else [(low, high)]
     hide = []
     for a, b in parts:
         if a < b:
             key = np.arange(a, b)
-            unseen = torch.from_numpy((key < lows[:, None]) | (key >= highs[:, None]))
-            bias = torch.zeros(unseen.shape, dtype=dtype).masked_fill_(unseen, torch.finfo(dtype).min)
-            hide.append((a - low, b - low, bias.repeat_interleave(group, 0)))
+            unseen = (key < lows[:, None]) | (key >= highs[:, None])
+            if also is not None:
+                unseen &= (key < also[0][:, None]) | (key >= also[1][:, None])
+            bias = torch.zeros(unseen.shape, dtype=dtype)
+            bias.masked_fill_(torch.from_numpy(unseen), torch.finfo(dtype).min)
+            hide.append((a - low + before, b - low + before, bias.repeat_interleave(group, 0)))
     return tuple(hide)
 
 
@@ -157,7 +217,7 @@ class Attention(torch.autograd.Function):
         masks: list[Tensor] = []
         for part in blocks:
             q = queries[part.row, :, part.first * group : part.last * group]  # [K, queries * G, hd]
-            k, v = keys[part.row, :, part.low : part.high], values[part.row, :, part.low : part.high]
+            k, v = part.of(keys), part.of(values)
             p, _ = weights(q, k, part, scale, softcap)
             if dropout:
                 masks.append(torch.rand_like(p, dtype=torch.float32) >= dropout)
@@ -184,9 +244,9 @@ class Attention(torch.autograd.Function):
         dk = torch.zeros_like(keys.transpose(2, 3), dtype=wide, memory_format=torch.contiguous_format)  # [B, K, hd, T]
         dv = torch.zeros_like(values.transpose(2, 3), dtype=wide, memory_format=torch.contiguous_format)
         for part in ctx.blocks:
-            asked, seen = slice(part.first * group, part.last * group), slice(part.low, part.high)
+            asked = slice(part.first * group, part.last * group)
             q, g = queries[part.row, :, asked], grads[part.row, :, asked]  # [K, queries * G, hd]
-            k, v = keys[part.row, :, seen], values[part.row, :, seen]  # [K, keys, hd]
+            k, v = part.of(keys), part.of(values)  # [K, keys, hd]
             if keeps(part, ctx.softcap):
                 p, slope = next(remembered), None
             else:
@@ -199,8 +259,8 @@ class Attention(torch.autograd.Function):
             if slope is not None:
                 ds *= slope
             # the products that lead to [hd, keys] read p and ds along their rows
-            dv[part.row, :, :, seen] += torch.bmm(g.transpose(1, 2), used)
-            dk[part.row, :, :, seen] += torch.bmm(q.transpose(1, 2), ds)
+            part.add(dv, torch.bmm(g.transpose(1, 2), used))
+            part.add(dk, torch.bmm(q.transpose(1, 2), ds))
             unfold(torch.bmm(ds, k), part, dq)
         back = [scaled(x, factor, dtype) for x, factor in ((dk, ctx.scale), (dv, 1.0))]
         return dq.mul_(ctx.scale).transpose(1, 2), *back, None, None, None, None, None
@@ -219,7 +279,7 @@ def dropped(p: Tensor, mask: Tensor, dropout: float) -> Tensor:
 
 def keeps(part: Block, softcap: float | None) -> bool:
     """Whether the block's probabilities wait for the backward (a cap's slope is not in them: made again)."""
-    return softcap is None and part.high - part.low <= KEEP
+    return softcap is None and part.keys <= KEEP
 
 
 @torch.compiler.disable

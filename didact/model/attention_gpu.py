@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask, flex_attention
 
-from didact.model.sight import Sight
+from didact.model.sight import Sight, check_window
 
 
 def attention(
@@ -45,10 +45,16 @@ def capped(softcap: float | None) -> Callable[..., Tensor] | None:
 def block_mask(sight: Sight, window: int | None) -> BlockMask:
     """The blocks of 128 x 128 anybody sees, and the rule inside them."""
     assert sight.doc is not None, "flex_attention serves rows of documents; decoding has its own path"
-    doc, reach = sight.doc, sight.reach
+    doc, reach, order = sight.doc, sight.reach, sight.order
+    if order is not None and window is not None:
+        check_window(window, doc.shape[1])
+        window = None
 
     def sees(b: Tensor, h: Tensor, q: Tensor, k: Tensor) -> Tensor:
         inside = (doc[b, q] == doc[b, k]) & (k <= reach[b, q])
+        if order is not None:
+            mine, other = order[b, q], order[b, k]
+            inside = inside & ((mine == other) | ((other % 2 == 0) & (other < mine)))
         return inside if window is None else inside & (q - k < window) & (k - q < window)
 
     rows, tokens = doc.shape

@@ -4,10 +4,13 @@
 
 ``reach = q`` is causal, the document's last token is bidirectional, the prompt's last token is prefix-LM.
 
-Block diffusion reads a row twice, noised and clean, which no ``reach`` can say. There a second integer joins the rule,
-``order``, odd for the noised copy of a block and the next even number for its clean one:
+Block diffusion reads a row twice, noised and clean, and answers to one prompt share it and not each other, which no
+``reach`` can say. There a second integer joins the rule, ``order``:
 
 ``order[q] == order[k] or (order[k] is even and order[k] < order[q])``
+
+It is odd for the noised copy of a block and the next even number for its clean one; 0 for a prompt and any odd number
+of its own for each answer.
 """
 
 from __future__ import annotations
@@ -29,13 +32,18 @@ class Sight:
     ``doc`` int [B, T] is the document of a token, -1 for padding; ``reach`` int64 [B, T] is the index in the row of
     the last token this one may see. A document is one unbroken run of its row, and a token sees at least one token of
     it. What padding computes is finite and reaches nobody; otherwise it means nothing. With ``order`` int64 [B, T] a
-    document may stand in its row twice, and the slower path of the dense mask is taken.
+    document may branch, or stand in its row twice; the latter takes the slower path of the dense mask.
     """
 
     def __init__(self, doc: Tensor, reach: Tensor, order: Tensor | None = None):
         self.doc: Tensor | None = doc
         self.reach, self.order = reach, order
         self._derived: dict[tuple[Any, ...], Any] = {}
+
+    @property
+    def branches(self) -> bool:
+        """Whether documents are prompts with answers, or plain: what an answer sees is its prompt and itself."""
+        return self.order is None or self.derive(_branches)
 
     @classmethod
     def decode(cls, reach: Tensor) -> Sight:
@@ -56,6 +64,19 @@ class Sight:
         return self._derived[known]
 
 
+def _branches(sight: Sight) -> bool:
+    """No part but the first (order 0) is seen by others."""
+    assert sight.order is not None
+    return not bool(((sight.order > 0) & (sight.order % 2 == 0)).any())
+
+
+def check_window(window: int | None, tokens: int) -> None:
+    """Raises UsageProblem where a sliding window would slide: with ``order``, places in a row are no distances."""
+    if window is not None and window < tokens:
+        what = "rows whose documents branch or stand twice know no sliding windows"
+        raise UsageProblem(what, remedy="choose a model without them, or rows no longer than the window")
+
+
 def allowed(sight: Sight, keys: int, window: int | None) -> Tensor:
     """The dense mask, bool [B, Q, keys], true where the query sees the key: the definition, and the oracle of tests."""
     k = torch.arange(keys, device=sight.reach.device)
@@ -64,8 +85,7 @@ def allowed(sight: Sight, keys: int, window: int | None) -> Tensor:
         return sees if window is None else sees & (sight.reach[..., None] - k < window)
     sees = sees & (sight.doc[:, :, None] == sight.doc[:, None, :])
     if sight.order is not None:
-        if window is not None:
-            raise UsageProblem("block diffusion does not know sliding windows", remedy="leave out block")
+        check_window(window, keys)
         q, k = sight.order[:, :, None], sight.order[:, None, :]
         return sees & ((q == k) | ((k % 2 == 0) & (k < q)))
     return sees if window is None else sees & ((k[:, None] - k).abs() < window)

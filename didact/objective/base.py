@@ -77,12 +77,16 @@ class Objective:
     own, by name, with their number of outputs; they are saved beside the model. ``generates``: what it trains can write
     left to right, so the sampler's log-probabilities must be those of the training path. ``several``: an item is an
     example of several texts, a row of its own. ``joined``: these are read as one, so they share the context.
+    ``judged``: an item is a prompt with answers and what they were found worth. ``gauges``: terms that are measured and
+    not minimised; ``loss`` returns them beside the others, and their weights say what they are the mean of.
     """
 
     needs_mask: ClassVar[bool] = False
     generates: ClassVar[bool] = True
     several: ClassVar[bool] = False
     joined: ClassVar[bool] = False
+    judged: ClassVar[bool] = False
+    gauges: ClassVar[frozenset[str]] = frozenset()
     heads: ClassVar[Mapping[str, int]] = {}
 
     vocabulary: Vocabulary = field(

@@ -21,11 +21,13 @@ from didact.rng import Rng
 def next_token(batch: Batch) -> tuple[Tensor, Tensor]:
     """The token after each position and whether it is to be predicted there, both [B, T].
 
-    A position predicts its successor only inside one document, so a packed row never asks for the first token of a
-    document from the last of another.
+    A position predicts its successor only inside one document, and inside one of its answers where it has several, so a
+    packed row never asks for the first token of one from the last of another.
     """
     target = torch.roll(batch.token, -1, dims=1)
     same = batch.doc == torch.roll(batch.doc, -1, dims=1)
+    if "answer" in batch:
+        same &= batch.answer == torch.roll(batch.answer, -1, dims=1)
     same[:, -1] = False
     return target, (same & torch.roll(batch.trained, -1, dims=1)).float()
 

@@ -94,11 +94,12 @@ def parts_of(
     joined: bool = False,
     teacher: Teacher | None = None,
     fill: int = 1,
+    judged: bool = False,
 ) -> tuple[list[Pieces], Counts]:
     """Data as tokens in pieces of ``context`` at most, and what was counted on the way; every process calls it."""
     if not ground.mesh.main:
         ground.mesh.barrier()  # the first process fills the cache
-    corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens")
+    corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens", judged)
     if teacher:
         corpora = taught(teacher, data, corpora, ground, renderer, seed, context)
     if ground.mesh.main:

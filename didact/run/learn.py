@@ -231,6 +231,7 @@ def _sources(
             joined=objective.joined,
             teacher=objective.taught_by(),
             fill=objective.filled(),
+            judged=objective.judged,
         )
         stream = TokenStream(
             parts,

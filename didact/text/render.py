@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 VERSION = 1  # raise it when the same input renders to other tokens or another mask
 Tools = Sequence[Mapping[str, Any]] | None
+Said = str | Sequence[Message]
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,11 @@ class Encoded:
     ids: np.ndarray
     starts: np.ndarray
     ends: np.ndarray
+
+
+def turns(said: Said, role: str) -> Sequence[Message]:
+    """Messages as they are; text as one message of ``role``."""
+    return [{"role": role, "content": said}] if isinstance(said, str) else said
 
 
 class Renderer:
@@ -149,6 +155,28 @@ class Renderer:
             self._masked(Search(self._template, text, messages, tools, self._header), encoded)
             for text, (messages, tools), encoded in zip(texts, items, self._encoded(texts), strict=True)
         ]
+
+    def answers(self, prompt: Said, answers: Sequence[Said]) -> Rendered:
+        """A prompt but for its last token, then every answer behind that token; ``texts`` are 0 and 1, 2, ...
+
+        Each answer's tokens, the prompt's among them, are those of ``completion``, or of ``conversation`` where any of
+        these is messages; trained is what is answered, and what ends it.
+        """
+        if all(isinstance(one, str) for one in (prompt, *answers)):
+            whole = [self.completion(str(prompt), str(one)) for one in answers]
+        else:
+            before = [{**turn, "weight": 0} if turn["role"] == "assistant" else turn for turn in turns(prompt, "user")]
+            whole = self.conversations([([*before, *turns(one, "assistant")], None) for one in answers])
+        first = min(one.trained.index(True) for one in whole)
+        pairs = zip(*(one.tokens[:first] for one in whole), strict=True)
+        alike = next((place for place, tokens in enumerate(pairs) if len(set(tokens)) > 1), first)
+        shared = max(alike - 1, 0)
+        tokens, trained = whole[0].tokens[:shared], [False] * shared
+        texts = [0] * shared
+        for number, one in enumerate(whole, 1):
+            tokens, trained = [*tokens, *one.tokens[shared:]], [*trained, *one.trained[shared:]]
+            texts += [number] * (len(one.tokens) - shared)
+        return Rendered(tokens, trained, texts)
 
     def _masked(self, search: Search, encoded: Encoded) -> Rendered:
         trained = np.zeros(len(encoded.ids), bool)
