@@ -2,10 +2,10 @@
 
 A gauge is measured every step and never minimised. Those that the alarms know, by the name of the term:
 
-``kl`` nats a token from the reference; ``entropy`` nats a token; ``length`` tokens an answer; ``reward`` that is
-trained on and ``reward/heldout`` that is not; ``clip_fraction``, ``no_signal`` and ``distinct`` shares of tokens,
-groups and n-grams; ``mismatch`` nats between the sampler's log-probability of a token and the trainer's;
-``chosen_logprob`` nats of the chosen answers.
+``kl`` from the reference, nats an answer; ``entropy`` nats a token; ``length`` tokens an answer; ``score``, the reward
+that is trained on, and ``reward/heldout...``, rewards that are not; ``clip_fraction``, ``no_signal`` and ``distinct``,
+shares of tokens, groups and n-grams; ``mismatch``, nats between the sampler's log-probability of a token and the
+trainer's; ``chosen_logprob``, by how many nats the chosen answers are likelier than under the reference.
 
 Everything here is a pure function of the gauges seen so far, which are the same on every process and after every
 resume; ``Brakes.state`` is JSON and restores them bit for bit.
@@ -23,8 +23,9 @@ from didact.engine.rules import LONGEST, Rule
 from didact.engine.trend import apart, partial, trend
 from didact.errors import UsageProblem
 
-FIRST = 32  # steps that say where a gauge began
+FIRST = 16  # steps that say where a gauge began
 LATELY = 16  # steps whose mean is where it stands
+BEFORE = 32  # steps that a jump is measured against
 LOOK = 64  # steps over which a trend or a correlation is looked for
 AGAIN = 128  # steps before what still holds is said again
 SURE = 4.0  # standard errors
@@ -32,7 +33,7 @@ FALLING = 3.0  # standard errors of a trend that a rule asks for
 
 KL = 1.0  # nats a token: an answer of 100 tokens is then e^100 times likelier than it was
 JUMP = 4.0  # times its recent median
-CALM = 0.02  # nats a token that no jump is worth a word below
+CALM = 0.5  # nats an answer that no jump is worth a word below
 COLLAPSED = 0.1  # of the entropy it began with
 CLIPPED = 0.3
 SILENT = 0.8
@@ -40,7 +41,7 @@ MISMATCH = 0.05
 LONGER = 1.3  # times the length it began with
 TOGETHER = 0.5  # partial correlation of reward and length, less that of the held-out reward
 REPEATED = 0.5  # of the distinct-n it began with
-FALLEN = 0.1  # nats
+FALLEN = 1.0  # nats an answer: it is then less than half as likely
 
 
 @dataclass
@@ -79,25 +80,33 @@ class Track:
 Tracks = Mapping[str, Track]
 
 
+def held_out(tracks: Tracks) -> list[tuple[str, Track]]:
+    """The rewards that are measured and not trained on."""
+    return [(name, one) for name, one in tracks.items() if name.startswith("reward/heldout") and one.known(LOOK)]
+
+
 def kl_high(tracks: Tracks) -> str:
-    """Far from the reference: the reward model has seen no such answers, and general knowledge is paid with."""
-    kl = tracks["kl"]
-    if not kl.known(LATELY) or kl.now <= KL:
+    """Far from the reference: no reward model has seen such answers, and they are paid for with what the model knew."""
+    kl, length = tracks["kl"], tracks["length"]
+    if not kl.known(LATELY) or kl.now <= KL * length.now:
         return ""
-    return f"the KL from the reference is {kl.now:.3g} nats a token; raise beta, lower learning_rate, or stop earlier"
+    return (
+        f"the KL from the reference is {kl.now / length.now:.3g} nats a token ({kl.now:.3g} an answer); "
+        "raise beta, lower learning_rate, or stop earlier"
+    )
 
 
 def kl_jumps(tracks: Tracks) -> str:
     """One update went much further than those before."""
     kl = tracks["kl"]
-    if not kl.known(FIRST + 1):
+    if not kl.known(BEFORE + 1):
         return ""
-    before, value = kl.recent[-FIRST - 1 : -1], kl.recent[-1]
+    before, value = kl.recent[-BEFORE - 1 : -1], kl.recent[-1]
     usual = median(before)
     wide = median(abs(one - usual) for one in before)
     if value <= max(JUMP * usual, usual + 10 * wide, CALM):
         return ""
-    return f"the KL jumped to {value:.3g} from {usual:.3g} nats a token; lower learning_rate or grad_clip"
+    return f"the KL jumped to {value:.3g} from {usual:.3g} nats an answer; lower learning_rate or grad_clip"
 
 
 def entropy_collapses(tracks: Tracks) -> str:
@@ -116,13 +125,14 @@ def length_pays(tracks: Tracks) -> str:
 
     What time alone explains of both is taken out. Where a held-out reward goes with length as well, longer is better.
     """
-    length, reward = tracks["length"], tracks["reward"]
-    if not (length.known(FIRST + LOOK) and reward.known(FIRST + LOOK)) or length.now < LONGER * length.began:
+    length, score = tracks["length"], tracks["score"]
+    if not (length.known(FIRST + LOOK) and score.known(FIRST + LOOK)) or length.now < LONGER * length.began:
         return ""
-    together = partial(reward.recent[-LOOK:], length.recent[-LOOK:], [range(LOOK)])
-    heldout = tracks.get("reward/heldout")
-    if heldout is not None and heldout.known(LOOK):
-        together -= max(0.0, partial(heldout.recent[-LOOK:], length.recent[-LOOK:], [range(LOOK)]))
+
+    def pays(reward: Track) -> float:
+        return partial(reward.recent[-LOOK:], length.recent[-LOOK:], [range(LOOK)])
+
+    together = pays(score) - max([0.0, *(pays(one) for _, one in held_out(tracks))])
     if not together > TOGETHER:
         return ""
     return (
@@ -164,9 +174,9 @@ def mismatch(tracks: Tracks) -> str:
 def chosen_falls(tracks: Tracks) -> str:
     """DPO's known failure: the margin grows while the chosen answers become less likely too."""
     chosen = tracks["chosen_logprob"]
-    if not chosen.known(2 * FIRST):
+    if not chosen.known(FIRST + LATELY):
         return ""
-    late = chosen.recent[-FIRST:]
+    late = chosen.recent[-LATELY:]
     if apart(chosen.first, late) > -SURE or chosen.began - fmean(late) < FALLEN:
         return ""
     return (
@@ -177,15 +187,17 @@ def chosen_falls(tracks: Tracks) -> str:
 
 def over_optimised(tracks: Tracks) -> str:
     """Goodhart: what is trained on still rises, what is only measured falls (Gao et al. 2022, arXiv:2210.10760)."""
-    reward, heldout = tracks["reward"], tracks["reward/heldout"]
-    if not (reward.known(LOOK) and heldout.known(LOOK)):
+    score = tracks["score"]
+    if not score.known(LOOK) or trend(score.recent[-LOOK:]) < SURE:
         return ""
-    if trend(reward.recent[-LOOK:]) < SURE or trend(heldout.recent[-LOOK:]) > -SURE:
-        return ""
-    return (
-        f"the reward still rises ({reward.now:.3g}) while the held-out reward falls ({heldout.now:.3g}): the reward is "
-        "being gamed; stop here, raise beta, or train the reward model on answers of this policy"
-    )
+    for name, heldout in held_out(tracks):
+        if trend(heldout.recent[-LOOK:]) < -SURE:
+            return (
+                f"the reward still rises ({score.now:.3g}) while {name}, which is not trained on, falls "
+                f"({heldout.now:.3g}): the reward is being gamed; stop here, raise beta, or train the reward model on "
+                "answers of this policy"
+            )
+    return ""
 
 
 def repeats(tracks: Tracks) -> str:
@@ -201,15 +213,15 @@ def repeats(tracks: Tracks) -> str:
 
 Alarm = Callable[[Tracks], str]
 ALARMS: dict[Alarm, tuple[str, ...]] = {
-    kl_high: ("kl",),
+    kl_high: ("kl", "length"),
     kl_jumps: ("kl",),
     entropy_collapses: ("entropy",),
-    length_pays: ("length", "reward"),
+    length_pays: ("length", "score"),
     clips: ("clip_fraction",),
     no_signal: ("no_signal",),
     mismatch: ("mismatch",),
     chosen_falls: ("chosen_logprob",),
-    over_optimised: ("reward", "reward/heldout"),
+    over_optimised: ("score",),
     repeats: ("distinct",),
 }
 """Each alarm and the gauges it cannot do without."""

@@ -20,15 +20,15 @@ Course = Callable[[float, random.Random], float]
 def clean(noise: float = 1.0) -> dict[str, Course]:
     """An ordinary run: everything moves, nothing too far. ``t`` goes from 0 to 1."""
     return {
-        "kl": lambda t, r: 0.08 * t**0.5 + 0.002 * abs(r.gauss(0, noise)),
+        "kl": lambda t, r: 5 * t**0.5 + 0.2 * abs(r.gauss(0, noise)),
         "entropy": lambda t, r: 1.2 - 0.5 * t + 0.05 * r.gauss(0, noise),
         "length": lambda t, r: 80 + 10 * t + 6 * r.gauss(0, noise),
-        "reward": lambda t, r: 2 * t + 0.3 * r.gauss(0, noise),
+        "score": lambda t, r: 2 * t + 0.3 * r.gauss(0, noise),
         "reward/heldout": lambda t, r: 1.2 * t + 0.3 * r.gauss(0, noise),
         "clip_fraction": lambda t, r: 0.1 + 0.05 * r.random(),
         "no_signal": lambda t, r: 0.3 + 0.2 * r.random(),
         "mismatch": lambda t, r: 0.004 + 0.002 * r.random(),
-        "chosen_logprob": lambda t, r: -80 + 2 * t + 3 * r.gauss(0, noise),
+        "chosen_logprob": lambda t, r: 2 * t + r.gauss(0, noise),
         "distinct": lambda t, r: 0.7 - 0.1 * t + 0.02 * r.gauss(0, noise),
     }
 
@@ -39,13 +39,13 @@ def gamed(t: float, r: random.Random) -> float:
 
 
 PLANTED: dict[str, dict[str, Course]] = {
-    "kl_high": {"kl": lambda t, r: 3 * t},
-    "kl_jumps": {"kl": lambda t, r: 0.4 if 0.6 < t < 0.62 else 0.03 + 0.002 * r.gauss(0, 1)},
+    "kl_high": {"kl": lambda t, r: 240 * t},
+    "kl_jumps": {"kl": lambda t, r: 20.0 if 0.6 < t < 0.62 else 2 + 0.1 * r.gauss(0, 1)},
     "entropy_collapses": {"entropy": lambda t, r: 1.2 * 0.01**t},
     "clips": {"clip_fraction": lambda t, r: 0.1 + 0.4 * t},
     "no_signal": {"no_signal": lambda t, r: 0.95 * min(1, 2 * t)},
     "mismatch": {"mismatch": lambda t, r: 0.2 * t},
-    "chosen_falls": {"chosen_logprob": lambda t, r: -80 - 15 * t + 3 * r.gauss(0, 1)},
+    "chosen_falls": {"chosen_logprob": lambda t, r: -6 * t + r.gauss(0, 1)},
     "over_optimised": {"reward/heldout": gamed},
     "repeats": {"distinct": lambda t, r: 0.7 * 0.1**t},
 }
@@ -92,7 +92,7 @@ def test_each_alarm_is_raised_by_its_case_and_no_other_is(name):
 @pytest.mark.parametrize("seed", range(10))
 def test_a_reward_that_pays_for_length_is_noticed(seed):
     course = hackable(seed)
-    planted = {"length": course("length"), "reward": course("reward")}
+    planted = {"length": course("length"), "score": course("score")}
     assert fired(clean() | planted, seed) == {"length_pays"}
     without = {name: one for name, one in (clean() | planted).items() if name != "reward/heldout"}
     assert fired(without, seed) == {"length_pays"}
@@ -101,7 +101,7 @@ def test_a_reward_that_pays_for_length_is_noticed(seed):
 @pytest.mark.parametrize("seed", range(10))
 def test_answers_that_grow_because_they_get_better_are_not_called_gamed(seed):
     course = hackable(seed)
-    honest = {"length": course("length"), "reward": course("reward"), "reward/heldout": course("reward")}
+    honest = {"length": course("length"), "score": course("score"), "reward/heldout": course("score")}
     assert fired(clean() | honest, seed) == set()
 
 
@@ -112,14 +112,16 @@ def test_every_alarm_is_planted_and_has_a_remedy():
 
 
 def test_what_holds_on_is_said_again_only_after_a_while():
-    lines = run({"kl": lambda t, r: 5.0}, 0, steps=300)
+    lines = run({"length": lambda t, r: 2.0, "kl": lambda t, r: 5.0}, 0, steps=300)
     assert [line.split(":")[0] for line in lines] == ["step 16", "step 144", "step 272"]
 
 
 def test_the_alarms_of_tasks_do_not_mix():
     brakes = Brakes()
     for step in range(1, 40):
-        brakes.check(step, {("rl", "kl"): 5.0, ("dpo", "kl"): 0.01})
+        brakes.check(
+            step, {(task, term): 5.0 * (task == "rl") + 0.1 for task in ("rl", "dpo") for term in ("kl", "length")}
+        )
     assert set(brakes.said) == {"rl/kl_high"}
 
 
