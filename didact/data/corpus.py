@@ -213,7 +213,8 @@ def _write(examples: Iterable[Example], renderer: Renderer, folder: Path) -> Non
                 if isinstance(example, Answers):
                     answered.append(replace(example, prompt="", answers=()))
     if 0 < max(len(values), len(answered)) < len(text_bytes):
-        raise DataProblem("examples of different kinds in one source", remedy="split the file")
+        what = "examples of one text and of several in one source" if values else "answers and texts in one source"
+        raise DataProblem(what, remedy="split the file")
     if bound[-1] == 0:
         raise DataProblem("no tokens in this data", remedy="give at least one document with text")
     np.save(folder / "bound.npy", np.asarray(bound, np.int64))

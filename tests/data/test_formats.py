@@ -1,7 +1,7 @@
 """What each format means, and every way a record can be wrong that we know of."""
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from didact.data import formats
@@ -380,6 +380,7 @@ json_values = st.recursive(
 names = ["text", "messages", "conversations", "instruction", "input", "output", "history", "system", "prompt"]
 
 
+@settings(suppress_health_check=[HealthCheck.too_slow])  # of the machine, not of the test
 @given(st.dictionaries(st.sampled_from([*names, "completion", "tools"]), json_values, max_size=4))
 def test_no_record_makes_a_traceback(record):
     try:
