@@ -227,6 +227,10 @@ ALARMS: dict[Alarm, tuple[str, ...]] = {
 """Each alarm and the gauges it cannot do without."""
 
 
+ALWAYS = (("", "loss"), ("", "grad_norm"))
+"""What every stage measures."""
+
+
 class Brakes:
     """Looks at every step's gauges, after the update. ``stopped`` is why the stage is to end, empty until then."""
 
@@ -236,9 +240,9 @@ class Brakes:
         self.said: dict[str, int] = {}  # the step at which each alarm spoke last
         self.stopped = ""
 
-    def check(self, step: int, gauges: Mapping[tuple[str, str], float]) -> list[str]:
-        """The lines to say after a step with ``gauges`` by (task, term)."""
-        for (task, term), value in gauges.items():
+    def check(self, step: int, loss: float, norm: float, gauges: Mapping[tuple[str, str], float]) -> list[str]:
+        """The lines to say after a step with ``gauges`` by (task, term); the norm is the gradient's."""
+        for (task, term), value in {**dict(zip(ALWAYS, (loss, norm), strict=True)), **gauges}.items():
             self.tracks.setdefault(task, {}).setdefault(term, Track()).add(value)
         lines = [
             line
@@ -252,13 +256,14 @@ class Brakes:
                 lines.append(f"step {step}: {one.text}: the stage ends here, as stop_when says")
         return lines
 
-    def require(self, where: str) -> None:
-        """Raises UsageProblem for a rule of a gauge that nothing gives, once every task has had its turn."""
-        known = sorted({term for terms in self.tracks.values() for term in terms})
+    def require(self, known: Sequence[tuple[str, str]], where: str) -> None:
+        """Raises UsageProblem for a rule of a gauge that is not among those ``known`` by (task, term)."""
+        given = [*ALWAYS, *known]
         for one in self.rules:
-            if not self._meant(one):
+            if not any(one.of(*gauge) for gauge in given):
+                names = sorted({term for _, term in given})
                 what = f"stop_when: nothing here gives a gauge {one.gauge!r}"
-                raise UsageProblem(what, where=where, remedy=f"there are {', '.join(known)}")
+                raise UsageProblem(what, where=where, remedy=f"there are {', '.join(names)}")
 
     def state(self) -> dict[str, Any]:
         """Everything remembered, as JSON."""

@@ -4,6 +4,7 @@ from typing import Annotated, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
+from didact.engine.rules import StopRule
 from didact.model.settings import Tune
 from didact.settings import Settings
 
@@ -76,6 +77,9 @@ class Training(Settings):
     context: int = Field(default=1024, ge=8, description="tokens in a row")
     batch_size: int = Field(default=4, gt=0, description="rows in a step")
     micro_batch_size: int = Field(default=1, gt=0, description="rows in one forward pass of one process")
+    stop_when: tuple[StopRule, ...] = Field(
+        default=(), description="rules of gauges that end it earlier, as kl > 10, or reward/heldout falls 50 steps"
+    )
     pack: bool = True
     overlong: Literal["drop", "window"] = "window"
     shuffle: bool = True

@@ -13,12 +13,14 @@ from didact.batch import Batch
 from didact.data.stream import Stream, TokenStream
 from didact.engine import checkpoint
 from didact.engine.alarms import Verdict, Watch
+from didact.engine.brakes import Brakes
 from didact.engine.mesh import Mesh
 from didact.engine.meter import Meter, Reading, flops_per_token, measure_peak
 from didact.engine.metrics import Metrics
 from didact.engine.optimizer import Optimizer
 from didact.engine.precision import compiled, pick_dtype
 from didact.engine.progress import Progress
+from didact.engine.rules import rule
 from didact.engine.schedule import scale
 from didact.engine.settings import Training, Turn
 from didact.engine.step import Interrupted, Step, Task, take_step
@@ -58,12 +60,13 @@ class Place:
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run of the loop reports."""
+    """What a finished run of the loop reports; ``stopped`` is the rule that ended it early, if one did."""
 
     steps: int
     tokens: int
     loss: float
     reading: Reading
+    stopped: str = ""
 
 
 def length(settings: Training, stream: TokenStream) -> int:
@@ -106,6 +109,7 @@ class Loop:
         model.everyone = mesh.everyone
         self.optimizer = Optimizer(model, settings)
         self.watch = Watch()
+        self.brakes = Brakes([rule(text) for text in settings.stop_when])
         # The meter counts the tokens of all processes, and holds one against its share of the work.
         flops = flops_per_token(model.net, settings.context / 2)  # a causal token sees half its row on average
         peak = measure_peak(mesh.device, pick_dtype(settings.precision, mesh.device))
@@ -117,6 +121,9 @@ class Loop:
     def run(self) -> Trained:
         """Trains from wherever the last run stopped. Raises Preempted (saved), Diverged, ResourceProblem."""
         self._check_turns()
+        self.brakes.require(
+            [(source.name, term) for source in self.sources for term in source.objective.gauges], self.name
+        )
         self._restore()
         compiled(self.model, self.settings, self.steps)
         probe(self.model, self.sources, self.settings, self.mesh, self.micro)
@@ -125,7 +132,7 @@ class Loop:
         with held() as stop, self._metrics() as metrics, self._progress() as progress:
             self._balance(stop)
             tasks = self._tasks()
-            while self.place.step < self.steps:
+            while not self.over:
                 due = self._due(tasks)
                 step = self._gradient(due, stop)
                 norm, rate, rolled_back = self._update(step, step.total(due))
@@ -133,17 +140,23 @@ class Loop:
                     tasks = self._tasks()
                     self._forget(metrics)
                     continue
+                self._brake(step, norm)
                 reading, asked = self._agree(self.meter.step(step.tokens), stop())
                 self._record(metrics, progress, step, norm, rate, reading)
                 if asked:
                     self._preempt(stop)
-                if self.place.step % self.settings.save_every == 0 or self.place.step == self.steps:
+                if self.place.step % self.settings.save_every == 0 or self.over:
                     self._save()  # at the end too: what follows, the model's own save above all, may fail or be killed
                     self.meter.lap()
         if stop():  # while the last step was saved
             raise Stopped
         reading, _ = self._agree(self.meter.stop(), False)
-        return Trained(self.place.step, self.place.tokens, self.place.loss, reading)
+        return Trained(self.place.step, self.place.tokens, self.place.loss, reading, self.brakes.stopped)
+
+    @property
+    def over(self) -> bool:
+        """Whether the last step is done, or a rule has ended the run."""
+        return self.place.step >= self.steps or bool(self.brakes.stopped)
 
     def _gradient(self, tasks: Sequence[Task], stop: StopFlag) -> Step:
         """The step's gradient; all randomness outside of objectives (dropout) is a function of the step too."""
@@ -179,6 +192,11 @@ class Loop:
         self.place.tokens += step.tokens
         self.place.trained += int(sum(step.weight.values()))
         return norm, rate, False
+
+    def _brake(self, step: Step, norm: float) -> None:
+        """Says what the gauges show, and whether it is time to stop: the same on every process."""
+        for line in self.brakes.check(self.place.step, self.place.loss, norm, step.gauge):
+            self.say(line)
 
     def _roll_back(self, step: Step) -> bool:
         """Goes back to the newest checkpoint, past the rows that broke it; False where there is none."""
@@ -277,6 +295,7 @@ class Loop:
         state: dict[str, Any] = {
             **asdict(self.place),
             "watch": self.watch.state(),
+            "brakes": self.brakes.state(),
             "meter": {**meter, "joules": joules},
             "threads": torch.get_num_threads(),
             "processes": self.mesh.size,
@@ -300,6 +319,7 @@ class Loop:
         state.setdefault("weight", {})  # which the first checkpoints lack
         self.place = Place(**{kept.name: state[kept.name] for kept in fields(Place)})
         self.watch.restore(state["watch"])
+        self.brakes.restore(state.get("brakes", Brakes().state()))  # which the first checkpoints lack, too
         return state
 
     # ---- what is shown -----------------------------------------------------------------------------------------
@@ -323,7 +343,7 @@ class Loop:
         if not self.mesh.main:
             return
         progress.update(self.place.step, self.place.loss, reading)
-        if self.place.step % self.settings.log_every == 0 or self.place.step == self.steps:
+        if self.place.step % self.settings.log_every == 0 or self.over:
             metrics.write(
                 self.place.step,
                 loss=self.place.loss,

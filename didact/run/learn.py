@@ -78,6 +78,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
         "share": done.reading.share,
         "said": said,
         "loss": done.loss,
+        "stopped": done.stopped,
         "counts": counts.numbers(),
         "trainable": tuned.count,
         "parameters": tuned.total,

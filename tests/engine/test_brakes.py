@@ -10,6 +10,7 @@ import pytest
 
 from didact.engine.brakes import ALARMS, Brakes
 from didact.engine.rules import rule
+from didact.engine.settings import Training
 from didact.engine.trend import apart, partial, trend
 from didact.errors import UsageProblem
 
@@ -55,7 +56,9 @@ def run(courses: dict[str, Course], seed: int, brakes: Brakes | None = None, ste
     brakes, r = brakes or Brakes(), random.Random(seed)
     lines: list[str] = []
     for step in range(1, steps + 1):
-        lines += brakes.check(step, {("rl", name): course(step / steps, r) for name, course in courses.items()})
+        lines += brakes.check(
+            step, 1.0, 1.0, {("rl", name): course(step / steps, r) for name, course in courses.items()}
+        )
     return lines
 
 
@@ -120,7 +123,7 @@ def test_the_alarms_of_tasks_do_not_mix():
     brakes = Brakes()
     for step in range(1, 40):
         brakes.check(
-            step, {(task, term): 5.0 * (task == "rl") + 0.1 for task in ("rl", "dpo") for term in ("kl", "length")}
+            step, 1.0, 1.0, {("rl", "kl"): 5.0, ("rl", "length"): 2.0, ("dpo", "kl"): 0.1, ("dpo", "length"): 2.0}
         )
     assert set(brakes.said) == {"rl/kl_high"}
 
@@ -130,11 +133,11 @@ def test_restored_brakes_go_on_bit_for_bit():
     whole, rules = Brakes([rule("reward/heldout falls 40 steps")]), [rule("reward/heldout falls 40 steps")]
     broken, r, s = Brakes(rules), random.Random(3), random.Random(3)
     for step in range(1, STEPS + 1):
-        one = whole.check(step, {("rl", n): c(step / STEPS, r) for n, c in courses.items()})
+        one = whole.check(step, 1.0, 1.0, {("rl", n): c(step / STEPS, r) for n, c in courses.items()})
         state = json.loads(json.dumps(broken.state()))
         broken = Brakes(rules)
         broken.restore(state)
-        assert broken.check(step, {("rl", n): c(step / STEPS, s) for n, c in courses.items()}) == one
+        assert broken.check(step, 1.0, 1.0, {("rl", n): c(step / STEPS, s) for n, c in courses.items()}) == one
     assert json.dumps(broken.state()) == json.dumps(whole.state())
     assert whole.stopped.startswith("reward/heldout falls 40 steps at step ")
 
@@ -142,7 +145,7 @@ def test_restored_brakes_go_on_bit_for_bit():
 def test_what_is_not_finite_is_not_counted():
     brakes = Brakes([rule("kl > 10")])
     for step in range(1, 50):
-        assert brakes.check(step, {("rl", "kl"): float("nan" if step % 2 else "inf")}) == []
+        assert brakes.check(step, 1.0, 1.0, {("rl", "kl"): float("nan" if step % 2 else "inf")}) == []
     assert brakes.tracks["rl"]["kl"].count == 0
     assert not brakes.stopped
 
@@ -192,14 +195,15 @@ def test_a_rule_ends_the_stage_when_it_holds(text, courses, at):
 def test_what_is_no_rule_is_said_when_the_recipe_is_read(text):
     with pytest.raises(ValueError, match=r"rule|trend"):
         rule(text)
+    with pytest.raises(ValueError, match=r"rule|trend"):
+        Training(stop_when=(text,))
 
 
 def test_a_rule_of_a_gauge_that_nothing_gives_would_never_end_anything():
-    brakes = Brakes([rule("kk > 10")])
-    brakes.check(1, {("", "loss"): 1.0, ("rl", "kl"): 0.1})
-    with pytest.raises(UsageProblem, match="nothing here gives a gauge 'kk'; there are kl, loss"):
-        brakes.require("reinforce")
-    Brakes().require("reinforce")
+    known = [("rl", "kl")]
+    with pytest.raises(UsageProblem, match="nothing here gives a gauge 'kk'; there are grad_norm, kl, loss"):
+        Brakes([rule("kk > 10")]).require(known, "reinforce")
+    Brakes([rule("kl > 10"), rule("rl/kl > 10"), rule("loss < 0.1")]).require(known, "reinforce")
 
 
 # --- statistics --------------------------------------------------------------------------------------------

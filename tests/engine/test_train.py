@@ -146,3 +146,25 @@ def test_memory_that_does_not_suffice_is_said_before_the_first_step(tmp_path, mo
 
 def trail_exists(folder) -> bool:
     return (folder / "trail").exists()
+
+
+def test_a_rule_ends_the_run_with_its_last_step_saved(tmp_path):
+    job = {"steps": 20, "training": {"save_every": 100, "learning_rate": 1e-2}}
+    run(job, tmp_path / "whole")
+    losses = [line["loss"] for line in metrics.read(tmp_path / "whole" / "metrics.jsonl")]
+    bound = (losses[9] + min(losses[:9])) / 2
+    at = next(i for i, loss in enumerate(losses, 1) if loss < bound)
+    early = {**job, "training": {**job["training"], "stop_when": [f"loss < {bound!r}"]}}
+    run(early, tmp_path / "early")
+    lines = metrics.read(tmp_path / "early" / "metrics.jsonl")
+    assert [line["loss"] for line in lines] == losses[:at]
+    assert [path.name for path in (tmp_path / "early" / "checkpoints").iterdir()] == [f"step-{at:08d}"]
+    assert "the stage ends here, as stop_when says" in said(tmp_path / "early")
+    run(early, tmp_path / "early")  # killed before the stage's end was recorded: nothing more is trained
+    assert len(metrics.read(tmp_path / "early" / "metrics.jsonl")) == at
+
+
+def test_a_rule_of_no_gauge_is_said_before_the_first_step(tmp_path):
+    with pytest.raises(UsageProblem, match="nothing here gives a gauge 'kl'; there are grad_norm, loss"):
+        run({"steps": 2, "training": {"stop_when": ["kl > 1"]}}, tmp_path)
+    assert not (tmp_path / "metrics.jsonl").exists()

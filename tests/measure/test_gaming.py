@@ -73,7 +73,7 @@ def life(seed: int, hackable: bool) -> tuple[Brakes, list[float], list[float], f
         drawn = r.choice(ANSWERS, 128, p=p)
         gauges = {"kl": kl, "length": length[drawn].mean(), "score": proxy[drawn].mean()}
         gauges["reward/heldout"] = gold[drawn].mean()
-        brakes.check(step, {("rl", name): float(value) for name, value in gauges.items()})
+        brakes.check(step, 1.0, 1.0, {("rl", name): float(value) for name, value in gauges.items()})
         kls.append(kl)
         golds.append(float(gold[drawn].mean()))
     start = r.choice(ANSWERS, 256)
