@@ -10,6 +10,7 @@ from didact.objective.diffusion import Diffusion
 from didact.objective.distil import Distil
 from didact.objective.linked import Linked, LinkedMasked, Together
 from didact.objective.masked import Masked
+from didact.objective.reward import Reward
 from didact.objective.tokens import Causal, Prefix
 
 NAMES: dict[str, type[Objective]] = {
@@ -23,6 +24,7 @@ NAMES: dict[str, type[Objective]] = {
     "together": Together,
     "linked": Linked,
     "linked_masked": LinkedMasked,
+    "reward": Reward,
 }
 
 
