@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from didact.audit.toy import toy_acted
 from didact.batch import Batch
 from didact.engine.mesh import Mesh
 from didact.engine.step import Task, take_step
@@ -170,7 +171,6 @@ def unpacked(batch: Batch) -> Batch:
         mine = columns["of"] == batch["doc"][rows, start[:, 0]][:, None]
         columns["of"] = torch.where(mine, 0, -1)
         columns["score"] = columns["score"].masked_fill(~mine, torch.nan)
-        columns["answer"] = torch.where(index < length, columns["answer"], -1)
     columns |= {"doc": torch.where(index < length, 0, -1).int(), "row": torch.arange(len(spans), device=device)}
     if "reach" in batch:  # an index into the row
         columns["reach"] = torch.where(index < length, columns["reach"] - start, index)
@@ -191,6 +191,8 @@ def sampled_as_trained(
         one = torch.zeros(1, 1, dtype=torch.int64, device=device)
         batch = batch.with_(answer=torch.where(index < len(prompt) - 1, -1, 0), of=one, score=one.float(), who=one)
         batch = batch.with_(order=batch.answer + 1)
+    if objective.acts:
+        batch = toy_acted(batch)
     if teacher := objective.taught_by():  # which has no say in who sees whom
         silent = torch.zeros(*token.shape, teacher.top, device=device)
         batch = batch.with_(teacher_token=silent.long(), teacher_logprob=silent)

@@ -5,8 +5,11 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
+from torch import Tensor
 from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
+from didact.batch import Batch
 from didact.data.corpus import Corpus
 from didact.data.taught import Taught, places
 from didact.model.load import quiet
@@ -70,3 +73,20 @@ def toy_teacher(corpus: Corpus, top: int, size: int) -> Corpus:
     logprob = np.log(np.full(token.shape, 0.02 / k)).astype(np.float32)
     logprob[:, 0] = np.log(0.97)
     return replace(corpus, taught=Taught(token, logprob, places(corpus.trained)))
+
+
+def toy_acted(batch: Batch, near: Tensor | None = None) -> Batch:
+    """Prompts with answers, with the columns of answers that a model gave itself: all made up out of the tokens.
+
+    ``near`` [B, T] are log-probabilities of the tokens, each in its place, which the sampler's are to be near.
+    """
+    chosen, token = batch["trained"].float(), batch["token"].float()
+    old = -1.5 - token.sin() if near is None else near + 0.1 * token.sin()
+    columns = {"behaviour": old, "reference": old + 0.2 * (2 * token).cos(), "advantage": (3 * token).sin()}
+    columns |= {"value_old": (5 * token).sin(), "return": (7 * token).cos()}
+    each = torch.ones_like(batch["score"])
+    return batch.with_(
+        **{name: column * chosen for name, column in columns.items()},  # pyrefly: ignore[bad-argument-type]
+        **dict.fromkeys(("finished", "distinct", "mismatch"), each),  # pyrefly: ignore[bad-argument-type]
+        beta=torch.full((batch.size,), 0.1, device=token.device),
+    )

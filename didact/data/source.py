@@ -54,6 +54,17 @@ class SourceExamples:
         parts = [[name, digest] for name, digest in self._contents()]
         return hashlib.sha256(orjson.dumps([parts, sample, self.seed if sample else 0])).hexdigest()
 
+    def records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The records that ``__iter__`` makes examples of, with where each stands."""
+        kept = None if self.source.sample is None else self._sampled
+        return (one for i, one in enumerate(self._records()) if kept is None or i in kept)
+
+    def _records(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        for file in self.files:
+            yield from read(file)
+        if not self.files:
+            yield from self._said if is_feedback(self.source.path) else _hub_records(self.source.path)
+
     def _all(self) -> Iterator[Example]:
         for file in self.files:
             yield from parse(read(file))
@@ -68,7 +79,7 @@ class SourceExamples:
     @cached_property
     def _sampled(self) -> frozenset[int]:
         """Indices of the sample: those whose hash with the seed is smallest, in one counting pass."""
-        count = sum(1 for _ in self._all())
+        count = sum(1 for _ in self._records())
         wanted = self.source.sample or count
         if wanted > count:
             raise UsageProblem(

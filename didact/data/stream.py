@@ -28,6 +28,10 @@ class Stream(Protocol):
         """Yields (this process's share of the next global batch, the cursor after it), without end."""
         ...
 
+    def like(self) -> Batch:
+        """A batch of such columns as it yields, by which to try how much memory one takes."""
+        ...
+
 
 @dataclass(frozen=True)
 class Epoch:
@@ -80,6 +84,10 @@ class TokenStream:
         while True:
             rows, cursor = self._next_rows(cursor)
             yield self._batch(rows[self.rank :: self.world]), cursor
+
+    def like(self) -> Batch:
+        """The first batch."""
+        return next(self.start(0))[0]
 
     def tokens_per_epoch(self) -> int:
         """Tokens that one pass reads."""

@@ -18,6 +18,7 @@ from torch.distributed.tensor import DTensor
 from didact.errors import ResourceProblem
 
 Key = TypeVar("Key")
+Item = TypeVar("Item")
 SETTLE = 0.2  # seconds
 WAIT = timedelta(hours=12)  # the others wait while the first downloads or tokenizes; a death is noticed at once
 
@@ -69,6 +70,14 @@ class Mesh:
         everyone = [torch.empty_like(mine) for _ in range(self.size)]
         dist.all_gather(everyone, mine)
         return torch.stack(everyone, dim=1).flatten().tolist()
+
+    def shared(self, mine: Item) -> list[Item]:
+        """Every process's ``mine``, by rank."""
+        everyone: list[Any] = [mine]
+        if self.size > 1:
+            everyone = [None] * self.size
+            dist.all_gather_object(everyone, mine)
+        return everyone
 
     def barrier(self) -> None:
         """Waits for every process."""

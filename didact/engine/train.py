@@ -368,7 +368,7 @@ def probe(model: Model, sources: Sequence[Source], settings: Training, mesh: Mes
     """
     for source in sources:
         try:
-            like = next(source.stream.start(0))[0]
+            like = source.stream.like()
             context = max(settings.context, like.token.shape[1] if "answer" in like else 0)
             batch = full_batch(context, micro, like, source.objective.joined).to(mesh.device)
             ready = source.objective.prepare(model, batch, Rng(settings.seed, -1))
@@ -386,8 +386,10 @@ def full_batch(context: int, rows: int, like: Batch, joined: bool = False) -> Ba
     """Rows of one document of ``context`` tokens, every token trained.
 
     Where a row is several texts, of as many; of the same together where they are ``joined``. Where it is prompts with
-    answers, one prompt with two.
+    answers, one prompt with two; where the model gives these itself, ``like`` is as large as they come.
     """
+    if "behaviour" in like:
+        return like.rows(torch.zeros(rows, dtype=torch.int64))
     texts = int(like.doc.max()) + 1 if "value" in like else 1
     context = context // texts if joined else context
     index = torch.arange(texts * context).expand(rows, -1)

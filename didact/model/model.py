@@ -11,8 +11,6 @@ from transformers import PreTrainedModel
 from didact.batch import Batch
 from didact.errors import UsageProblem
 from didact.model import attention, encoder, head
-from didact.objective.base import Head
-from didact.rng import mix
 
 PROBE = (7, 5)  # tokens of the two documents on which a model is checked
 
@@ -32,22 +30,18 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict()  # an objective's own, by name; see ``heads``
         self.everyone: Callable[[Tensor], Tensor] = _mine  # what gathers rows over processes; the engine sets it
 
-    def add_heads(self, wanted: Mapping[str, int | Head], seed: int = 0) -> None:
-        """Gives the model the linear heads it lacks, in fp32: zero at first unless a ``Head`` says otherwise."""
+    def add_heads(self, outputs: Mapping[str, int]) -> None:
+        """Gives the model the linear heads it lacks, zero at first, in fp32."""
         body: Any = self.net.config.get_text_config()
-        for name, given in wanted.items():
+        for name, count in outputs.items():
             if name not in self.heads:
-                one = given if isinstance(given, Head) else Head(given)
-                linear = nn.Linear(one.inputs or body.hidden_size, one.outputs)
+                linear = nn.Linear(body.hidden_size, count)
                 for weight in linear.parameters():
                     nn.init.zeros_(weight)
-                if one.drawn:
-                    generator = torch.Generator().manual_seed(mix(seed, *name.encode()))
-                    nn.init.normal_(linear.weight, std=(linear.in_features + 1) ** -0.5, generator=generator)
                 self.heads[name] = linear
 
     def head(self, name: str, hidden: Tensor) -> Tensor:
-        """What the head ``name`` makes of hidden states [..., D] (or what it takes): fp32 [..., outputs].
+        """What the head ``name`` makes of hidden states [..., D]: fp32 [..., outputs].
 
         Raises UsageProblem where the model has no such head.
         """
@@ -149,15 +143,18 @@ class Model(nn.Module):
         smoothing: float = 0.0,
         z_loss: float = 0.0,
         never: int | None = None,
+        temperature: float = 1.0,
     ) -> Tensor:
         """Log-probability of ``target`` [B, T] where ``where`` [B, T] is not zero, fp32; 0 elsewhere.
 
-        ``where`` is best the weight of the loss, which makes the head's gradient in the forward pass; see ``head``,
-        also for ``smoothing`` and ``z_loss``. The id ``never`` has no chance.
+        It is that of drawing at ``temperature``. ``where`` is best the weight of the loss, which makes the head's
+        gradient in the forward pass; see ``head``, also for ``smoothing`` and ``z_loss``. The id ``never`` has no
+        chance.
         """
         out, between = self.decoder, encoder.between(self.net)
         softcap = getattr(self.net.config, "final_logit_softcapping", None)
         how: dict[str, Any] = {"softcap": softcap, "smoothing": smoothing, "z_loss": z_loss, "never": never}
+        how["temperature"] = temperature
         score = partial(head.logprob, weight=out.weight, bias=out.bias, **how)
         if between is None:
             return score(hidden, target=target, where=where)

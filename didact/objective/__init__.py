@@ -10,7 +10,7 @@ from didact.objective.diffusion import Diffusion
 from didact.objective.distil import Distil
 from didact.objective.linked import Linked, LinkedMasked, Together
 from didact.objective.masked import Masked
-from didact.objective.reward import Reward
+from didact.objective.policy import Dapo, DrGrpo, Grpo, Gspo, Policy, Ppo, ReinforcePp, Rloo
 from didact.objective.tokens import Causal, Prefix
 
 NAMES: dict[str, type[Objective]] = {
@@ -24,7 +24,14 @@ NAMES: dict[str, type[Objective]] = {
     "together": Together,
     "linked": Linked,
     "linked_masked": LinkedMasked,
-    "reward": Reward,
+    "policy": Policy,
+    "grpo": Grpo,
+    "dr_grpo": DrGrpo,
+    "dapo": Dapo,
+    "rloo": Rloo,
+    "gspo": Gspo,
+    "reinforce_pp": ReinforcePp,
+    "ppo": Ppo,
 }
 
 

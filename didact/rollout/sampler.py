@@ -83,6 +83,6 @@ class Sampler:
                 "this model reads its prompts in both directions, so no document can be read ahead of them",
                 remedy="give the document as part of the prompt",
             )
-        if given and any(document.reader != mark(self.model) for document in given):
+        if given and {document.reader for document in given} != {mark(self.model)}:
             raise UsageProblem("a document was read by another model than this", remedy="read it again with this one")
         return documents

@@ -26,3 +26,20 @@ class Sampling(Settings):
         default="low_confidence", description="text diffusion: what a pass keeps"
     )
     seed: int = 0
+
+
+class Rollout(Settings):
+    """How a model answers while it learns from its answers.
+
+    A phase is ``prompts`` prompts with ``group`` answers each, and what is learned from them in ``epochs`` passes, a
+    step's prompts at a time. Nothing but the ``temperature`` stands between the model's probabilities and its answers:
+    what is learned must be what was drawn.
+    """
+
+    group: int = Field(default=8, gt=0, description="answers to a prompt")
+    prompts: int | None = Field(default=None, gt=0, description="of a phase; batch_size unless given")
+    epochs: int = Field(default=1, gt=0, description="passes over the answers of a phase")
+    max_new_tokens: int = Field(default=256, gt=0)
+    temperature: float = Field(default=1.0, gt=0)
+    stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
+    slots: int = Field(default=32, gt=0, description="answers written at once")

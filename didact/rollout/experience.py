@@ -1,0 +1,247 @@
+"""A stream whose data the model makes: prompts -> answers -> rewards -> columns, a phase at a time.
+
+A cursor counts the global batches. Every phase takes the next prompts, lets the model of that moment answer, scores
+the answers and hands them out in batches. A finished phase is on the disk before its first step; one that was not
+finished is drawn again from the same seeds with the same weights. So a killed run goes on as if it had not been.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from didact.batch import Batch
+from didact.engine.mesh import Mesh
+from didact.engine.stop import held
+from didact.errors import UsageProblem
+from didact.model.model import Model
+from didact.objective.policy import Policy
+from didact.rng import mix
+from didact.rollout.answering import answers
+from didact.rollout.cast import Cast, read, values
+from didact.rollout.decoder import Completion
+from didact.rollout.phase import Phase, forget, keep, kept, needed
+from didact.rollout.prompts import Prompt
+from didact.rollout.reward.base import Answered
+from didact.rollout.rows import actions, distinct, placed, row, stacked, trimmed
+from didact.rollout.sampler import Sampler
+from didact.rollout.settings import Rollout, Sampling
+from didact.text.render import Renderer
+
+Drawn = tuple[dict[str, Any], list[dict[str, Any]]]  # a row's columns, and lines to be read by people
+CHECKED = 2  # prompts of a process's share in each phase whose answers are read again, to compare log-probabilities
+EXACT, ROUGH = 1e-3, 0.05  # as far as they may be apart: in fp32 at most, else on average
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the answers are for: a run's settings."""
+
+    batch_size: int
+    micro_rows: int
+    context: int
+    seed: int
+    folder: Path
+    task: str
+    rollout: Rollout
+
+
+Rewards = Callable[[Sequence[Answered]], tuple[list[float], dict[str, list[float]]]]
+
+
+class Experience:
+    """Batches of prompts with the model's own answers and what they were worth.
+
+    ``rewards`` say of each answer what it is worth in all, and by name what each source says of it.
+    """
+
+    def __init__(
+        self,
+        objective: Policy,
+        prompts: Sequence[Prompt],
+        rewards: Rewards,
+        cast: Cast,
+        renderer: Renderer,
+        setting: Setting,
+        mesh: Mesh,
+        say: Callable[[str], None],
+    ):
+        self.objective, self.prompts, self.rewards, self.cast = objective, prompts, rewards, cast
+        self.renderer, self.setting, self.mesh, self.say = renderer, setting, mesh, say
+        self.size = setting.rollout.prompts or setting.batch_size
+        if self.size % setting.batch_size:
+            what = f"a phase of {self.size} prompts cannot be shared by steps of {setting.batch_size}"
+            raise UsageProblem(what, where="rollout.prompts", remedy=f"make it a multiple of {setting.batch_size}")
+        self.batches = self.size * setting.rollout.epochs // setting.batch_size  # of a phase
+        self.folder = setting.folder / "rollouts"
+        self.order = lru_cache(maxsize=2)(self._order)
+
+    def start(self, cursor: int) -> Iterator[tuple[Batch, int]]:
+        """See ``Stream``."""
+        while True:
+            number, place = divmod(cursor, self.batches)
+            phase = self.phase(number)
+            for cut in range(place, self.batches):
+                mine = self._cut(number, cut)[self.mesh.rank :: self.mesh.size]
+                cursor += 1
+                yield trimmed(phase.rows.rows(torch.tensor(mine))), cursor
+
+    def like(self) -> Batch:
+        """A row as large as they come, of columns as they come."""
+        longest = max((one.tokens for one in self.prompts), key=len)
+        size, group = self.setting.rollout.max_new_tokens, self.setting.rollout.group
+        one: dict[str, Any] = row(longest, [Completion(0, [0] * size, [0.0] * size)] * group)
+        columns = ["reference", "advantage", *(("value_old", "return") if self.objective.critic else ())]
+        one |= {name: np.zeros_like(one["behaviour"]) for name in columns}
+        sources = [f"reward/{name}" for name in self.objective.sources]
+        one |= {name: np.zeros(group, np.float32) for name in ("score", "mismatch", "distinct", *sources)}
+        return stacked([one | {"beta": np.float32(0), "row": np.int64(0)}])
+
+    def phase(self, number: int) -> Phase:
+        """A phase, from the disk or from the model."""
+        found = kept(self.folder, number, self.say) if self.mesh.main else None
+        found = self.mesh.shared(found)[0]
+        if found is not None:
+            return found
+        beta = self._beta(number)
+        shares = self.mesh.shared(self._drawn(number))
+        drawn = [shares[i % self.mesh.size][i // self.mesh.size] for i in range(self.size)]  # in the prompts' order
+        phase = self._judged([columns for columns, _ in drawn], beta)
+        if self.mesh.main:
+            keep(self.folder, number, phase, [line for _, lines in drawn for line in lines])
+            past = needed(self.setting.folder / "checkpoints", self.setting.task) // self.batches
+            forget(self.folder, past - 1)  # the phase before says the next one's beta
+        self.mesh.barrier()
+        return phase
+
+    def _beta(self, number: int) -> float:
+        before = kept(self.folder, number - 1, self.say) if number and self.objective.target_kl else None
+        if before is None:
+            return self.objective.beta
+        return self.objective.adapted(*(before.state[name] for name in ("beta", "kl", "answers")))
+
+    def _cut(self, number: int, cut: int) -> list[int]:
+        """Which rows of a phase its ``cut``-th batch has; each pass has its own order."""
+        epoch, place = divmod(cut * self.setting.batch_size, self.size)
+        order = np.random.default_rng([self.setting.seed, number, epoch]).permutation(self.size)
+        return order[place : place + self.setting.batch_size].tolist()
+
+    def _asked(self, index: int) -> Prompt:
+        """The prompt that is asked as the ``index``-th of the run; every pass over them has its own order."""
+        epoch, place = divmod(index, len(self.prompts))
+        return self.prompts[self.order(epoch)[place]]
+
+    def _order(self, epoch: int) -> list[int]:
+        return np.random.default_rng([self.setting.seed, epoch]).permutation(len(self.prompts)).tolist()
+
+    # --- what the model says ---------------------------------------------------------------------------------------
+
+    def _drawn(self, number: int) -> list[Drawn]:
+        """This process's share of the prompts, each with its answers."""
+        numbers = range(number * self.size + self.mesh.rank, (number + 1) * self.size, self.mesh.size)
+        asked, actor, rows = [self._asked(index) for index in numbers], self.cast.actor(), self.setting.micro_rows
+        outs = self._answers(actor, asked, numbers)
+        given = self._scores(asked, outs)
+        found = [row(one.tokens, each) for one, each in zip(asked, outs, strict=True)]
+        batch = stacked(found)
+        mismatch = np.float32(self._mismatch(actor, batch))
+        columns = {"reference": self._reference(batch)}
+        if self.objective.critic:
+            columns["value_old"] = values(actor, batch, rows)
+        if self.objective.temperature != 1:
+            columns["behaviour"] = read(actor, batch, self.objective.temperature, rows)
+        drawn = []
+        for place, (one, index) in enumerate(zip(found, numbers, strict=True)):
+            more: dict[str, Any] = {
+                name: column[place, : len(one["token"])].numpy() for name, column in columns.items()
+            }
+            more |= {name: value[place] for name, value in given.items()}
+            each = np.ones(len(outs[place]), np.float32)
+            more |= {"mismatch": mismatch * each, "distinct": distinct(outs[place]) * each, "row": np.int64(index)}
+            said = {name: value[place].tolist() for name, value in given.items()}
+            drawn.append((one | more, _lines(asked[place], outs[place], said)))
+        return drawn
+
+    def _answers(self, actor: Model, asked: Sequence[Prompt], numbers: Sequence[int]) -> list[list[Completion]]:
+        rollout = self.setting.rollout
+        way = Sampling(
+            temperature=rollout.temperature, top_p=1, max_new_tokens=rollout.max_new_tokens, stop=rollout.stop
+        )
+        ways = [
+            [way.model_copy(update={"seed": mix(self.setting.seed, number, k)}) for k in range(rollout.group)]
+            for number in numbers
+        ]
+        sampler = Sampler(
+            actor, self.renderer.decode, self.renderer.stops, slots=rollout.slots, longest=self.setting.context
+        )
+        with held() as stop:
+            alone = self.mesh.size == 1  # several processes leave together, between two steps
+            return answers(sampler, [one.tokens for one in asked], ways, stop if alone else lambda: False)
+
+    def _scores(self, asked: Sequence[Prompt], outs: Sequence[Sequence[Completion]]) -> dict[str, np.ndarray]:
+        """What answers are worth, [prompts, answers]: the ``score``, and each source by its name."""
+        done = [
+            Answered(one.messages, out.text, one.record, out.reason == "stop", one.where)
+            for one, each in zip(asked, outs, strict=True)
+            for out in each
+        ]
+        total, said = self.rewards(done)
+        named = {"score": total} | {f"reward/{name}": said[name] for name in self.objective.sources}
+        return {name: np.asarray(all_of, np.float32).reshape(len(outs), -1) for name, all_of in named.items()}
+
+    def _mismatch(self, actor: Model, batch: Batch) -> float:
+        """Law 5: how far what the sampler said of its tokens is from what training says of them.
+
+        Raises UsageProblem where it is farther than rounding explains.
+        """
+        part = batch.rows(slice(0, CHECKED))
+        apart = (read(actor, part, 1.0, self.setting.micro_rows) - part.behaviour).abs()[part.trained]
+        exact = actor.net.dtype == torch.float32
+        found, bound = float(apart.max() if exact else apart.mean()), EXACT if exact else ROUGH
+        if not found <= bound:
+            what = f"the sampler's log-probabilities are {found:.3g} from the training path's, more than {bound:g}"
+            raise UsageProblem(what, remedy="train with precision: fp32, or report this as a bug")
+        return float(apart.mean())
+
+    def _reference(self, batch: Batch) -> torch.Tensor:
+        with self.cast.reference() as model:
+            return read(model, batch, self.objective.temperature, self.setting.micro_rows)
+
+    # --- what it was worth -----------------------------------------------------------------------------------------
+
+    def _judged(self, rows: list[dict[str, np.ndarray]], beta: float) -> Phase:
+        """The phase: scores, advantages and returns over all of it, the same on every process."""
+        batch = stacked(rows)
+        where = actions(batch)  # [N, L] places of the answers' tokens in their rows, -1 where there is none
+        mask = where >= 0
+        of_prompts = (self.size, self.setting.rollout.group)
+        length = mask.sum(1).view(of_prompts)
+        score = self.objective.scored(batch.score, length, batch.finished > 0)
+        taken = {name: _at(batch[name], where) for name in ("behaviour", "reference", "value_old") if name in batch}
+        value = taken.get("value_old", torch.zeros_like(taken["behaviour"]))
+        advantage, gain = self.objective.credit(score, taken["behaviour"], taken["reference"], value, mask, beta)
+        batch = batch.with_(score=score, beta=torch.full((self.size,), beta))
+        batch["advantage"] = placed(advantage, where, batch)
+        if self.objective.critic:
+            batch["return"] = placed(gain, where, batch)
+        kl = float(((taken["behaviour"] - taken["reference"]) * mask).sum() / len(mask))
+        return Phase(batch, {"beta": beta, "kl": kl, "answers": len(mask)})
+
+
+def _at(column: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
+    """A column [B, T] at the places of actions [N, L], 0 where there is none."""
+    group = len(where) // len(column)
+    return column.repeat_interleave(group, 0).gather(1, where.clamp(min=0)) * (where >= 0)
+
+
+def _lines(asked: Prompt, outs: Sequence[Completion], said: Mapping[str, list[float]]) -> list[dict[str, Any]]:
+    """A prompt's answers and their rewards, to be read by people."""
+    known = {"where": asked.where, "prompt": asked.messages[-1].get("content")}
+    return [
+        known | {"answer": out.text, "ended": out.reason} | {name: values[k] for name, values in said.items()}
+        for k, out in enumerate(outs)
+    ]

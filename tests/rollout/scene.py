@@ -1,0 +1,77 @@
+"""A toy model that answers toy prompts for toy rewards."""
+
+from pathlib import Path
+
+import torch
+
+from didact.engine.mesh import Mesh
+from didact.model.model import Model
+from didact.objective.policy import Policy
+from didact.rollout.cast import Cast
+from didact.rollout.experience import Experience, Setting
+from didact.rollout.prompts import Prompt
+from didact.rollout.reward.function import Function
+from didact.rollout.settings import Rollout
+from didact.run.rewards import weighed
+from tests.toy import VOCABULARY, toy_model
+
+STOP = 1
+
+
+class Words:
+    """What reads and writes text: a token is its number."""
+
+    stops = (STOP,)
+
+    def decode(self, ids) -> str:
+        return "".join(f"{i} " for i in ids)
+
+
+def even(one) -> float:
+    """The share of even tokens."""
+    numbers = [int(word) for word in one.answer.split()]
+    return sum(number % 2 == 0 for number in numbers) / max(len(numbers), 1)
+
+
+def length(one) -> float:
+    """How many tokens."""
+    return float(len(one.answer.split()))
+
+
+def toy_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
+    draw = torch.Generator().manual_seed(seed)
+    made = []
+    for number in range(count):
+        size = int(torch.randint(1, 7, (), generator=draw))
+        tokens = tuple(torch.randint(2, VOCABULARY, (size,), generator=draw).tolist())
+        made.append(Prompt(tokens, ({"role": "user", "content": str(tokens)},), {"number": number}, f"toy:{number}"))
+    return made
+
+
+def toy_experience(
+    folder: Path,
+    objective: Policy,
+    model: Model | None = None,
+    *,
+    batch_size: int = 2,
+    seed: int = 0,
+    mesh: Mesh | None = None,
+    prompts: int = 12,
+    micro_rows: int = 2,
+    say=lambda line: None,
+    **rollout,
+) -> Experience:
+    """Answers of up to 6 tokens, rewarded for even tokens; their length is measured beside."""
+    model = model or toy_model()
+    model.add_heads(objective.heads)
+    mesh = mesh or Mesh(torch.device("cpu"))
+    how = Rollout(**{"group": 3, "prompts": 4, "max_new_tokens": 6, "slots": 5, **rollout})
+    named = [
+        Function(path="tests.rollout.scene:even", name="even"),
+        Function(path="tests.rollout.scene:length", name="length", weight=0),
+    ]
+    rewards = weighed([spec for spec in named], lambda name: name)
+    objective = objective.acting(how.max_new_tokens, how.temperature, tuple(spec.name for spec in named))
+    setting = Setting(batch_size, micro_rows, 64, seed, folder, "policy", how)
+    cast = Cast(model, mesh, toy_model)
+    return Experience(objective, toy_prompts(prompts), rewards, cast, Words(), setting, mesh, say)  # type: ignore
