@@ -55,10 +55,14 @@ $(ORACLE_STAMP): $(DEV_STAMP)
 	$(BIN)/python $(PIP) -e '.[dev,oracle]'
 	touch $@
 
+LLAMA := TESTS=OFF EXAMPLES=OFF APP=OFF
+
 # The last line is a guard: peers may ask for torchvision, which breaks transformers beside a CPU torch.
-$(BENCH_STAMP): pyproject.toml constraints.txt benchmarks/requirements.txt benchmarks/requirements-nodeps.txt
+$(BENCH_STAMP): pyproject.toml constraints.txt $(wildcard benchmarks/requirements*.txt)
 	$(PYTHON) -m venv .bench-venv
 	.bench-venv/bin/python $(PIP) -e '.[gguf,serve]' -r benchmarks/requirements.txt
+	CMAKE_ARGS='$(LLAMA:%=-DLLAMA_BUILD_%) -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF' \
+	.bench-venv/bin/python $(PIP) -r benchmarks/requirements-server.txt
 	.bench-venv/bin/python $(PIP) --no-deps -r benchmarks/requirements-nodeps.txt
 	! .bench-venv/bin/python -c 'import torchvision' 2>/dev/null
 	touch $@

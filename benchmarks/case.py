@@ -42,7 +42,8 @@ class Plan:
     """How much of a case is run. The first ``warmup`` steps of every run are not timed.
 
     ``trial`` is how many steps each side is timed for once, before the rounds, to see which are a peer's best; 0 takes
-    each peer's first side for its best.
+    each peer's first side for its best. ``unit`` is what ``measured`` counts: a server is driven for seconds, by as
+    many clients as there are ``documents``.
     """
 
     rounds: int
@@ -50,6 +51,7 @@ class Plan:
     measured: int
     documents: int
     trial: int
+    unit: str = "steps"
 
     @property
     def steps(self) -> int:
@@ -61,7 +63,7 @@ class Inputs:
     """What every side of a case reads: a checkpoint folder, the steps, and whatever else ``extra`` names.
 
     ``steps`` for training: a list of steps, each a list of documents ``[tokens, number of prompt tokens]``. For
-    generation: a list of requests, each a list of prompts.
+    generation: a list of requests, each a list of prompts. For serving: one list of texts to ask.
     """
 
     model: str
@@ -86,6 +88,19 @@ class Job:
 
 
 @dataclass(frozen=True)
+class Served:
+    """What the clients of a server saw: answers, those that did not end properly, seconds to each first token.
+
+    ``refusals`` are the seconds after which a full queue refused, where that was asked.
+    """
+
+    answers: int
+    broken: int
+    waits: list[float]
+    refusals: list[float] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Measured:
     """Seconds, tokens and loss of each step, or the tokens each prompt got; ``peak`` is the process's in bytes.
 
@@ -97,6 +112,11 @@ class Measured:
     losses: list[float] = field(default_factory=list)
     generated: list[list[int]] = field(default_factory=list)
     peak: int = 0
+    served: Served | None = None
+
+    @classmethod
+    def from_json(cls, raw: Mapping[str, Any]) -> Measured:
+        return cls(**{**raw, "served": raw["served"] and Served(**raw["served"])})
 
     def rate(self, part: slice) -> float:
         """Tokens a second over the steps of ``part``."""

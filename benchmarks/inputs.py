@@ -6,6 +6,7 @@ import json
 import shutil
 import sysconfig
 from collections.abc import Callable, Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,10 @@ PRETRAIN_ROW, PRETRAIN_VOCABULARY = 512, 4096
 ENCODER_VOCABULARY = 4096
 RANK = 16
 NEW_TOKENS = 128
+ANSWER = 32  # tokens of a served answer
+HEROES = ("fox", "baker", "clockmaker", "pilot", "girl", "robot", "king", "cat", "farmer", "diver", "owl", "thief")
+THINGS = ("river", "lantern", "train", "key", "storm", "violin", "map", "bridge", "letter", "garden", "boat", "mirror")
+PLACES = ("the desert", "a small town", "the far north", "a lighthouse", "an old castle", "the big city", "a forest")
 MODULES = ("typing", "argparse", "inspect", "subprocess", "tarfile", "logging/__init__", "decimal", "datetime")
 
 
@@ -27,6 +32,13 @@ def smollm2() -> Path:
     from didact.run.life import find_model
 
     return find_model("smollm2-135m-instruct", cache_dir(), print)
+
+
+def gguf() -> str:
+    """The file it was published as, for llama.cpp."""
+    from didact.data.fetch import cache_dir, fetch
+
+    return str(next(fetch("smollm2-135m-instruct", cache_dir(), print).rglob("*.gguf")))
 
 
 def text() -> str:
@@ -160,15 +172,25 @@ def masking(folder: Path, plan: Plan) -> Inputs:
 
 def prompting(folder: Path, plan: Plan) -> Inputs:
     """Requests of one prompt and of sixteen, ``warmup`` and ``measured`` of each; prompts of about 64 tokens."""
-    from didact.data.fetch import cache_dir, fetch
-
     model = smollm2()
     stream = _endless(encoder(model)(text()))
     sizes = [1] * plan.steps + [plan.documents] * plan.steps
     lengths = iter(np.random.default_rng(2).integers(48, 81, sum(sizes)).tolist())
     requests = [[[next(stream) for _ in range(next(lengths))] for _ in range(size)] for size in sizes]
-    gguf = next(fetch("smollm2-135m-instruct", cache_dir(), print).rglob("*.gguf"))
-    return Inputs(str(model), requests, {"gguf": str(gguf), "new_tokens": NEW_TOKENS})
+    return Inputs(str(model), requests, {"gguf": gguf(), "new_tokens": NEW_TOKENS})
+
+
+def serving(folder: Path, plan: Plan) -> Inputs:
+    """Questions for a server, as many clients as the plan has documents, for as many seconds as it measures."""
+    extra = {"clients": plan.documents, "seconds": plan.measured, "new_tokens": ANSWER, "gguf": gguf(), "room": 256}
+    return Inputs(str(smollm2()), [stories()], extra)
+
+
+def stories() -> list[str]:
+    """Prompts of some 20 tokens, no two alike."""
+    there = [f"a {hero} and a {thing} in {place}" for hero, thing, place in product(HEROES, THINGS, PLACES)]
+    order = np.random.default_rng(4).permutation(len(there))
+    return [f"Write a short story about {there[i]}." for i in order.tolist()]
 
 
 def minilm(folder: Path) -> Path:

@@ -7,7 +7,10 @@ import os
 import platform
 from collections.abc import Iterator
 from pathlib import Path
+from statistics import median
 from typing import Any
+
+import numpy as np
 
 RESULTS = Path(__file__).parent / "results"
 HEADER = """# Didact beside its peers
@@ -97,8 +100,34 @@ def details(result: dict[str, Any]) -> Iterator[str]:
     if ours["losses"]:
         for side in (ours, *result["peers"]):
             yield f"losses {side['name']}: {' '.join(f'{loss:.4f}' for loss in side['losses'])}"
+    if served := ours.get("served"):
+        yield f"{ours['name']}: {waited(served)}; {refused(served['refusals'])}"
+        for pair in result["peers"]:
+            yield f"{pair['name']}: {waited(pair['served'], served)}"
     for failed in result["failed"]:
         yield f"FAILED {failed['side']}: {failed['said']}"
+
+
+def waited(served: dict[str, Any], ours: dict[str, Any] | None = None) -> str:
+    """Answers and the time to the first token, as a ratio to ours where there is one: above 1 we are sooner."""
+    half, most = percentiles(served["waits"])
+    said = f"{served['answers']} answers, {served['broken']} not ended properly; "
+    said += f"first token after {half:.2f} s, 99% within {most:.2f} s"
+    if ours is None:
+        return said
+    our_half, our_most = percentiles(ours["waits"])
+    return f"{said}; {half / our_half:.2f} and {most / our_most:.2f} times ours"
+
+
+def percentiles(waits: list[float]) -> tuple[float, float]:
+    """Median and 99th percentile."""
+    half, most = np.percentile(waits or [np.nan], [50, 99])
+    return float(half), float(most)
+
+
+def refused(late: list[float]) -> str:
+    """How soon a full queue says no."""
+    return f"a full queue refuses after {1e3 * median(late):.0f} ms (median of {len(late)})"
 
 
 def _tried(tried: dict[str, Any]) -> str:
@@ -124,11 +153,12 @@ def page(results: list[dict[str, Any]]) -> str:
     lines += [_row(row) for result in results for row in rows(result)]
     for result in results:
         where, plan = result["machine"], result["plan"]
+        unit = plan.get("unit", "steps")
         lines += ["", f"## {result['name']}", "", f"{result['about']}.", ""]
         lines += [f"- {line.strip()}" for line in details(result)]
         lines += [f"- tolerance: {result['why']}"]
         lines += [
-            f"- {plan['rounds']} rounds of {plan['warmup']} + {plan['measured']} steps, {result['seconds']:.0f} s; "
+            f"- {plan['rounds']} rounds of {plan['warmup']} + {plan['measured']} {unit}, {result['seconds']:.0f} s; "
             f"`{result['command']}`; {where['cpu']}, {where['cores']} cores, torch {where['torch']}, "
             f"Python {where['python']}"
         ]

@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.case import Case, Inputs, Job, Measured, Peer, Plan, Side
+from benchmarks.case import Case, Inputs, Job, Measured, Peer, Plan, Served, Side
 from benchmarks.inputs import write
 
 LONGEST = 1200  # seconds of one run, by far
@@ -117,7 +117,7 @@ def _run(side: Side, inputs: Inputs, folder: Path, what: str) -> Run:
     if code or not result.is_file():
         print(f"  {what}: {side.name} FAILED after {wall:.0f} s\n{tail}", flush=True)
         return Failed(side.name, tail.strip().splitlines()[-1] if tail.strip() else f"exit code {code}")
-    measured = Measured(**json.loads(result.read_text()))
+    measured = Measured.from_json(json.loads(result.read_text()))
     rate = sum(measured.tokens) / sum(measured.seconds)
     print(
         f"  {what}: {side.name}: {rate:,.0f} tok/s with warm-up, {measured.peak / 1e9:.1f} GB, {wall:.0f} s",
@@ -152,6 +152,19 @@ def _side(runs: list[Measured], parts: dict[str, slice], plan: Plan) -> dict[str
         "peak_bytes": median(run.peak for run in runs),
         "losses": runs[0].losses,
         "runs": [{"seconds": run.seconds, "tokens": run.tokens, "peak_bytes": run.peak} for run in runs],
+        "served": _served([run.served for run in runs if run.served]),
+    }
+
+
+def _served(runs: list[Served]) -> dict[str, Any] | None:
+    """All rounds of a server together; None of what is none."""
+    if not runs:
+        return None
+    return {
+        "answers": sum(run.answers for run in runs),
+        "broken": sum(run.broken for run in runs),
+        "waits": [wait for run in runs for wait in run.waits],
+        "refusals": [wait for run in runs for wait in run.refusals],
     }
 
 

@@ -171,6 +171,7 @@ def unpacked(batch: Batch) -> Batch:
         mine = columns["of"] == batch["doc"][rows, start[:, 0]][:, None]
         columns["of"] = torch.where(mine, 0, -1)
         columns["score"] = columns["score"].masked_fill(~mine, torch.nan)
+        columns["answer"] = torch.where(index < length, columns["answer"], -1)
     columns |= {"doc": torch.where(index < length, 0, -1).int(), "row": torch.arange(len(spans), device=device)}
     if "reach" in batch:  # an index into the row
         columns["reach"] = torch.where(index < length, columns["reach"] - start, index)

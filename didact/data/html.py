@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from dataclasses import dataclass
 from itertools import accumulate
 
@@ -13,6 +14,10 @@ PARAGRAPHS = {"p", "h1", "h2", "h3", "h4", "h5", "h6", "pre", "blockquote", "ul"
 PARAGRAPHS |= {"article", "header", "footer", "main", "nav", "aside", "figure", "hr", "form", "details"}
 LINES = PARAGRAPHS | {"div", "li", "dt", "dd", "tr", "br", "caption", "figcaption", "summary", "address", "legend"}
 CELLS = {"td", "th"}
+DEEP = 512  # tags in each other, as in browsers; the time of the parser grows with the square
+TAG = re.compile(r"<(/?)([a-zA-Z][a-zA-Z0-9]*)[^<>]*>?")
+UNCLOSED = {"area", "base", "br", "col", "embed", "hr", "img", "input", "link", "meta", "source", "track", "wbr"}
+UNCLOSED |= {"p", "li", "dt", "dd", "tr", "td", "th", "option"}
 HEADINGS = {"h1", "h2", "h3", "h4", "h5", "h6"}
 
 
@@ -67,18 +72,39 @@ def readable(html: str) -> tuple[str, list[tuple[str, int]]]:
     all of it: menus say the same on every page. Scripts, styles, comments, form fields and the head are left out. Empty
     where nothing is readable.
     """
-    page = _page(LexborHTMLParser(html))
+    page = _page(LexborHTMLParser(flat(html)))
     text, begin = page.settled()
     return text, [(href, min(max(begin[line] + said, 0), len(text))) for href, line, said in page.links]
 
 
 def outlined(html: str) -> Outlined:
     """The text that ``readable`` gives, and its structure."""
-    parsed = LexborHTMLParser(html)
+    parsed = LexborHTMLParser(flat(html))
     page, title = _page(parsed), parsed.css_first("head title")
     text, begin = page.settled()
     marks = tuple((tag, begin[line], begin[line] + len(page.lines[line])) for tag, line in page.marked)
     return Outlined(text, " ".join(title.text().split()) if title else "", marks)
+
+
+def flat(html: str) -> str:
+    """The page without the tags that stand in more than ``DEEP`` others; where one of a block stood, the line ends."""
+    if html.count("<") <= DEEP:
+        return html
+    opened, dropped, deep = Counter[str](), Counter[str](), 0
+
+    def kept(found: re.Match[str]) -> str:
+        nonlocal deep
+        name, ends = found[2].lower(), bool(found[1])
+        if name in UNCLOSED or name in UNREAD or (ends and not opened[name] + dropped[name]):
+            return found[0]
+        count = dropped if (dropped[name] if ends else deep >= DEEP) else opened
+        count[name] += -1 if ends else 1
+        if count is opened:
+            deep += -1 if ends else 1
+            return found[0]
+        return "<br>" if name in LINES else ""
+
+    return TAG.sub(kept, html)
 
 
 def _page(parsed: LexborHTMLParser) -> _Page:

@@ -13,6 +13,7 @@ from torch import Tensor
 from didact.errors import DataProblem, Problem
 from didact.model.load import resolve
 from didact.model.shards import header
+from didact.objective.base import Head
 
 if TYPE_CHECKING:
     from didact.model.model import Model
@@ -39,7 +40,8 @@ def restore(model: Model, where: str | Path) -> None:
     if not path.is_file():
         return
     shapes, mine = header(path), set(model.heads)
-    model.add_heads({name.removesuffix(".bias"): shape[0] for name, shape in shapes.items() if name.endswith(".bias")})
+    sizes = {name.removesuffix(".weight"): shape for name, shape in shapes.items() if name.endswith(".weight")}
+    model.add_heads({name: Head(shape[0], shape[-1]) for name, shape in sizes.items()})
     places = {name: tuple(tensor.shape) for name, tensor in model.heads.state_dict().items()}
     if any(places.get(name) != shape for name, shape in shapes.items()):
         what = "these heads are not of this model"

@@ -11,6 +11,8 @@ from transformers import PreTrainedModel
 from didact.batch import Batch
 from didact.errors import UsageProblem
 from didact.model import attention, encoder, head
+from didact.objective.base import Head
+from didact.rng import mix
 
 PROBE = (7, 5)  # tokens of the two documents on which a model is checked
 
@@ -30,18 +32,22 @@ class Model(nn.Module):
         self.heads = nn.ModuleDict()  # an objective's own, by name; see ``heads``
         self.everyone: Callable[[Tensor], Tensor] = _mine  # what gathers rows over processes; the engine sets it
 
-    def add_heads(self, outputs: Mapping[str, int]) -> None:
-        """Gives the model the linear heads it lacks, zero at first, in fp32."""
+    def add_heads(self, wanted: Mapping[str, int | Head], seed: int = 0) -> None:
+        """Gives the model the linear heads it lacks, in fp32: zero at first unless a ``Head`` says otherwise."""
         body: Any = self.net.config.get_text_config()
-        for name, count in outputs.items():
+        for name, given in wanted.items():
             if name not in self.heads:
-                linear = nn.Linear(body.hidden_size, count)
+                one = given if isinstance(given, Head) else Head(given)
+                linear = nn.Linear(one.inputs or body.hidden_size, one.outputs)
                 for weight in linear.parameters():
                     nn.init.zeros_(weight)
+                if one.drawn:
+                    generator = torch.Generator().manual_seed(mix(seed, *name.encode()))
+                    nn.init.normal_(linear.weight, std=(linear.in_features + 1) ** -0.5, generator=generator)
                 self.heads[name] = linear
 
     def head(self, name: str, hidden: Tensor) -> Tensor:
-        """What the head ``name`` makes of hidden states [..., D]: fp32 [..., outputs].
+        """What the head ``name`` makes of hidden states [..., D] (or what it takes): fp32 [..., outputs].
 
         Raises UsageProblem where the model has no such head.
         """

@@ -11,6 +11,7 @@ from didact.objective.distil import Distil
 from didact.objective.linked import Linked, LinkedMasked, Together
 from didact.objective.masked import Masked
 from didact.objective.policy import Dapo, DrGrpo, Grpo, Gspo, Policy, Ppo, ReinforcePp, Rloo
+from didact.objective.reward import Reward
 from didact.objective.tokens import Causal, Prefix
 
 NAMES: dict[str, type[Objective]] = {
@@ -32,6 +33,7 @@ NAMES: dict[str, type[Objective]] = {
     "gspo": Gspo,
     "reinforce_pp": ReinforcePp,
     "ppo": Ppo,
+    "reward": Reward,
 }
 
 

@@ -71,16 +71,29 @@ class Teacher:
 
 
 @dataclass(frozen=True)
+class Head:
+    """A linear head with so many ``outputs``: of hidden states, or of ``inputs`` numbers.
+
+    Its weights begin at zero, or where ``drawn`` as N(0, 1/sqrt(inputs + 1)) (Stiennon et al. 2020, arXiv:2009.01325);
+    its bias always does.
+    """
+
+    outputs: int
+    inputs: int | None = None
+    drawn: bool = False
+
+
+@dataclass(frozen=True)
 class Objective:
     """The base of every objective.
 
     ``needs_mask``: the tokenizer must have a mask token; one is added where it has none. ``heads``: linear heads of its
-    own, by name, with their number of outputs; they are saved beside the model. ``generates``: what it trains can write
-    left to right, so the sampler's log-probabilities must be those of the training path. ``several``: an item is an
-    example of several texts, a row of its own. ``joined``: these are read as one, so they share the context.
-    ``judged``: an item is a prompt with answers and what they were found worth. ``gauges``: terms that are measured and
-    not minimised; ``loss`` returns them beside the others, and their weights say what they are the mean of. ``acts``:
-    the answers are the model's own, drawn while it is trained.
+    own, by name, with their number of outputs or as a ``Head``; they are saved beside the model. ``generates``: what it
+    trains can write left to right, so the sampler's log-probabilities must be those of the training path. ``several``:
+    an item is an example of several texts, a row of its own. ``joined``: these are read as one, so they share the
+    context. ``judged``: an item is a prompt with answers and what they were found worth. ``gauges``: terms that are
+    measured and not minimised; ``loss`` returns them too, and their weights say what they are the mean of. ``acts``: the
+    answers are the model's own, drawn while it is trained.
     """
 
     needs_mask: ClassVar[bool] = False
@@ -90,7 +103,7 @@ class Objective:
     judged: ClassVar[bool] = False
     acts: ClassVar[bool] = False
     gauges: ClassVar[frozenset[str]] = frozenset()
-    heads: ClassVar[Mapping[str, int]] = {}
+    heads: ClassVar[Mapping[str, int | Head]] = {}
 
     vocabulary: Vocabulary = field(
         default=NONE, kw_only=True, repr=False, compare=False, metadata={"bound": "by the stage, not by a recipe"}

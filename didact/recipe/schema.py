@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 
 from didact.data.settings import Data
 from didact.model.settings import Scratch
+from didact.recipe.crowding import Crowd
 from didact.recipe.judging import Evaluate, measured
 from didact.recipe.learning import Finetune, Pretrain
 from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Raft, Symbols, Tokenizer
@@ -79,7 +80,21 @@ class Compare(Stage):
 
 KINDS: dict[str, type[Stage]] = {
     cls.kind: cls
-    for cls in (Corpus, Tokenizer, Links, Symbols, Index, Raft, Mine, Pretrain, Finetune, Answer, Evaluate, Compare)
+    for cls in (
+        Corpus,
+        Tokenizer,
+        Links,
+        Symbols,
+        Index,
+        Raft,
+        Mine,
+        Pretrain,
+        Finetune,
+        Answer,
+        Crowd,
+        Evaluate,
+        Compare,
+    )
 }
 
 
@@ -100,6 +115,7 @@ Plain = (
     | Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Finetune, Tag("finetune")]
     | Annotated[Answer, Tag("answer")]
+    | Annotated[Crowd, Tag("crowd")]
     | Annotated[Evaluate, Tag("evaluate")]
 )
 ArmStage = Annotated[Plain, Discriminator(_kind)]

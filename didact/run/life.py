@@ -15,6 +15,7 @@ from didact.engine.train import rows_per_process
 from didact.errors import UsageProblem
 from didact.model.load import check_folder
 from didact.model.settings import Scratch
+from didact.recipe.crowding import Crowd
 from didact.recipe.judging import Evaluate
 from didact.recipe.learning import Finetune, Learning, Pretrain
 from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Raft, Symbols, Tokenizer
@@ -25,6 +26,7 @@ from didact.retrieve.index import POINTER
 from didact.run import make
 from didact.run.answer import answer
 from didact.run.compare import compare
+from didact.run.crowd import crowd
 from didact.run.evaluate import evaluate_stage
 from didact.run.find import find_model
 from didact.run.folder import Artifact, StageFolder, content, identity, replace, stage_folder
@@ -75,7 +77,7 @@ class Life:
             learned = learned or bool(_learning(stage))
             if isinstance(stage, Learning):
                 yield stage
-            elif _independent(stage) or (isinstance(stage, Answer | Index | Mine) and not learned):
+            elif _independent(stage) or (isinstance(stage, Answer | Crowd | Index | Mine) and not learned):
                 self.stage(number, stage)
             elif isinstance(stage, Mine):
                 self.say(f"{stage.name}: needs the trained model; the pairs it reads stand in for those it leaves")
@@ -127,7 +129,7 @@ class Life:
             if isinstance(stage, Tokenizer) and has_model:
                 what = "the model has a tokenizer already, and its weights mean the tokens of that one"
                 raise UsageProblem(what, where=stage.name, remedy="train a tokenizer only before a model from scratch")
-            elif isinstance(stage, Evaluate | Answer | Index | Mine) and not (has_model or _independent(stage)):
+            elif isinstance(stage, Evaluate | Answer | Crowd | Index | Mine) and not (has_model or _independent(stage)):
                 what = f"there is no model to {stage.kind} {'with ' if isinstance(stage, Index | Mine) else ''}yet"
                 raise UsageProblem(what, where=stage.name, remedy="put it after a stage that trains one")
             outputs |= {f"{stage.name}/{output}": Path() for output in stage.outputs}
@@ -225,5 +227,6 @@ DO: dict[type[Stage], Callable[..., Artifact]] = {
     Pretrain: learn,
     Finetune: learn,
     Answer: answer,
+    Crowd: crowd,
     Evaluate: evaluate_stage,
 }

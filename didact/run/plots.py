@@ -88,18 +88,39 @@ def loss_curve(train: Series, held_out: Series, x_label: str, width: int, height
     return _svg(draw, width, height, name, f"Loss: {_fall(train)}")
 
 
-def small(line: Series, title: str, x_label: str, name: str, noisy: bool = True) -> str:
-    """One small multiple: a quantity over the same x as its neighbours; what is not noisy is not smoothed."""
+def small(line: Series, title: str, x_label: str, name: str, noisy: bool = True, wide: bool = True) -> str:
+    """One small multiple: a quantity over the same x as its neighbours; what is not noisy is not smoothed.
+
+    A ``wide`` one that grows fiftyfold is drawn by its logarithm.
+    """
 
     def draw(axes: Axes) -> None:
         _line(axes, line, FIRST, noisy)
         positive = line.y[np.isfinite(line.y) & (line.y > 0)]
-        if noisy and len(positive) == len(line.y) and positive.max() > 50 * positive.min():
+        if noisy and wide and len(positive) == len(line.y) and positive.max() > 50 * positive.min():
             axes.set_yscale("log")
         axes.set_ylabel(title)
         axes.set_xlabel(x_label)
 
     return _svg(draw, 350, 180, name, f"{title}: {_fall(line)}")
+
+
+def against_kl(
+    root: Numbers, lines: Sequence[tuple[Numbers, Callable[[float], float] | None]], width: int, height: int, name: str
+) -> str:
+    """Rewards over the square root of the KL, the one trained on and one held out, each with its fitted curve."""
+
+    def draw(axes: Axes) -> None:
+        seen = root[np.isfinite(root)]
+        for (reward, fit), colour in zip(lines, (FIRST, SECOND), strict=False):
+            axes.plot(root, reward, color=colour, linestyle="", marker="o", markersize=3, alpha=0.4)
+            if fit is not None:
+                x = np.linspace(0, seen.max(), 100)
+                axes.plot(x, [fit(float(d)) for d in x], color=colour, linewidth=1.8)
+        axes.set_ylabel("reward")
+        axes.set_xlabel("\u221aKL from the reference (nats an answer)")
+
+    return _svg(draw, width, height, name, "Reward against the square root of the KL")
 
 
 def _line(axes: Axes, line: Series, colour: str, noisy: bool = True) -> None:

@@ -25,7 +25,10 @@ SHOWN = 400  # characters of an answer on the terminal; the page has all of it
 
 @dataclass(frozen=True)
 class StageSummary:
-    """What one stage did. ``counts`` is its data X-ray, ``said`` what its alarms said; None is "not known"."""
+    """What one stage did; None is "not known".
+
+    ``counts`` is its data X-ray, ``said`` what its alarms said, ``stopped`` the rule that ended it early.
+    """
 
     kind: str
     name: str
@@ -38,6 +41,7 @@ class StageSummary:
     energy_source: str = "estimate"
     share: float | None = None
     memory: int | None = None
+    stopped: str = ""
 
 
 @dataclass(frozen=True)
@@ -157,7 +161,13 @@ def page(run: RunSummary) -> str:
         totals=_totals(run),
         rows=[row(evaluation) for evaluation in run.evaluations],
         stages=[
-            (stage, _speeds(stage), {name: Markup(svg) for name, svg in charts(stage, f"s{number}").items()})
+            (
+                stage,
+                _speeds(stage),
+                {name: Markup(svg) for name, svg in charts(stage, f"s{number}").items()},
+                [Markup(svg) for svg in gauged(stage, f"s{number}")],
+                [(Markup(wide), Markup(narrow), said) for wide, narrow, said in rewarded(stage, f"s{number}")],
+            )
             for number, stage in enumerate(run.stages)
         ],
         costs=COSTS,
@@ -175,7 +185,7 @@ def charts(stage: StageSummary, name: str) -> dict[str, str]:
     from didact.run import plots
 
     records = read(stage.metrics_path)
-    x, label = ("trained_tokens", "trained tokens") if _all(records, "trained_tokens") else ("step", "step")
+    x, label = _over(records)
     train, held_out = plots.series(records, x, "loss"), plots.series(records, x, "held_out")
     drawn = {}
     if train.known:
@@ -188,6 +198,25 @@ def charts(stage: StageSummary, name: str) -> dict[str, str]:
         if line.known:
             drawn[column] = plots.small(line, title, label, f"{name}{column[0]}", noisy=column == "grad_norm")
     return drawn
+
+
+def gauged(stage: StageSummary, name: str) -> list[str]:
+    """The curves of a stage's gauges, as SVG."""
+    if stage.metrics_path is None:
+        return []
+    from didact.run import gauges
+
+    records = read(stage.metrics_path)
+    return gauges.curves(records, *_over(records), name)
+
+
+def rewarded(stage: StageSummary, name: str) -> list[tuple[str, str, list[str]]]:
+    """The rewards of a stage against the square root of the KL: wide and narrow, and what the fits say."""
+    if stage.metrics_path is None:
+        return []
+    from didact.run import gauges
+
+    return gauges.rewards(read(stage.metrics_path), name)
 
 
 def table(evaluations: Sequence[Evaluation]) -> Table:
@@ -284,6 +313,11 @@ def _speeds(stage: StageSummary) -> list[str]:
         UNKNOWN if stage.memory is None else f"{stage.memory / 1e9:.2f} GB",
         energy(stage.energy_wh, "estimate" in stage.energy_source),
     ]
+
+
+def _over(records: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
+    """What curves are drawn over, and its name."""
+    return ("trained_tokens", "trained tokens") if _all(records, "trained_tokens") else ("step", "step")
 
 
 def _all(records: Sequence[Mapping[str, Any]], name: str) -> bool:

@@ -79,6 +79,7 @@ def _trained(kind: str, name: str, facts: Mapping[str, Any], metrics: Path | Non
         energy_source=facts["energy_source"],
         share=facts["share"],
         memory=facts["memory"],
+        stopped=facts.get("stopped", ""),
     )
 
 

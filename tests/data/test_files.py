@@ -18,7 +18,7 @@ import zstandard
 from hypothesis import given
 from hypothesis import strategies as st
 
-from didact.data import unpack
+from didact.data import html, unpack
 from didact.data.files import READERS, known, read, without_nulls
 from didact.errors import DataProblem, MissingExtra, Problem, ResourceProblem
 
@@ -270,9 +270,24 @@ def test_html_is_read_as_a_reader_sees_it(tmp_path):
     )
 
 
-def test_deeply_nested_html_does_not_overflow(tmp_path):
-    (tmp_path / "a.html").write_text("<div>" * 10_000 + "deep")
-    assert next(read(tmp_path / "a.html"))[1] == {"text": "deep", "links": []}
+@pytest.mark.parametrize("deep", ["<div>", "<div><ul><li>", "<b><blockquote>", "<table><td>", "<dl><dd>"])
+def test_html_may_nest_as_deep_as_it_likes(tmp_path, deep):
+    """The time of the parser alone would grow with the square."""
+    page = f"<p>first</p>{deep * 40_000}<script>no()</script>a <a href='x'>link</a><h2>of</h2> it"
+    (tmp_path / "a.html").write_text(page)
+    assert next(read(tmp_path / "a.html"))[1]["text"].split() == ["first", "a", "link", "of", "it"]
+
+
+def test_what_is_cut_off_a_deep_page_is_tags_alone():
+    inner = "<i>x</i>y<div>z</div><pre>  p</pre>"
+    for depth in (3, html.DEEP - 1, html.DEEP, 3 * html.DEEP):
+        page = "<section>" * depth + inner + "</section>" * depth + "<h2>after</h2>end"
+        text, _ = html.readable(page)
+        assert text.split() == ["xy", "z", "p", "after", "end"]
+        assert text.splitlines()[:2] == ["xy", "z"]
+        assert html.flat(page).count("<section>") == min(depth, html.DEEP)
+        assert html.flat(page).count("</section>") == min(depth, html.DEEP)
+        assert "<h2>after</h2>" in html.flat(page)
 
 
 def test_escaped_text_that_looks_like_keys_is_no_duplicate(tmp_path):

@@ -157,6 +157,7 @@ class TestDigest:
             "learning_rate": 1, "muon_learning_rate": 1, "betas": (0, 0), "eps": 1, "weight_decay": 1,
             "layer_decay": 0.5, "unfreeze": 0.5, "schedule": "wsd", "warmup_ratio": 1, "decay_ratio": 1, "min_ratio": 1,
             "grad_clip": 2, "precision": "fp32", "seed": 1, "forgetting": True, "general": "g",
+            "stop_when": ("loss < 1",),
         }  # fmt: skip
         fields = set(Pretrain.model_fields) - Pretrain.incidental - {"tasks"}
         assert fields == set(changes)

@@ -143,9 +143,8 @@ def test_code_and_text_made_to_stall_readers_do_not(tmp_path):
         ("h.txt", '."' * 100_000),
     ):
         assert cut(one(write(tmp_path, name, text)), 200, 20)
-    for text in ("<div>" * 100_000, "<i></b>" * 100_000, "<ul><li>" * 100_000):
-        with pytest.raises(DataProblem, match=r"g\.html: nests more than 4,096 tags"):
-            one(write(tmp_path, "g.html", text))
+    for text in ("<div>" * 40_000, "<i></b>" * 40_000):
+        assert one(write(tmp_path, "g.html", f"{text}<h2>End</h2>of it")).text.endswith("of it")
 
 
 def test_notebook(tmp_path):
