@@ -92,8 +92,8 @@ class Objective:
     trains can write left to right, so the sampler's log-probabilities must be those of the training path. ``several``:
     an item is an example of several texts, a row of its own. ``joined``: these are read as one, so they share the
     context. ``judged``: an item is a prompt with answers and what they were found worth. ``gauges``: terms that are
-    measured and not minimised; ``loss`` returns them too, and their weights say what they are the mean of. ``acts``: the
-    answers are the model's own, drawn while it is trained.
+    measured and not minimised; ``loss`` returns them too, and their weights say what they are the mean of. ``acts``:
+    the answers are the model's own, drawn while it is trained.
     """
 
     needs_mask: ClassVar[bool] = False
