@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+ROUNDED = "keeps no fp32 weights: updates smaller than bf16's steps are lost, which ours and autocast do not accept"
+
 
 @dataclass(frozen=True)
 class Side:
@@ -146,3 +148,8 @@ class Case:
     quick: Plan
     tolerance: float
     why: str
+
+
+def timed(plan: Plan) -> dict[str, slice]:
+    """All steps after the warm-up."""
+    return {"": slice(plan.warmup, None)}

@@ -6,15 +6,9 @@ from dataclasses import replace
 from typing import Any
 
 from benchmarks import inputs
-from benchmarks.case import Case, Peer, Plan, Side
+from benchmarks.aligning import ALIGNING
+from benchmarks.case import ROUNDED, Case, Peer, Plan, Side, timed
 from benchmarks.hyper import RATE_FINETUNE, RATE_LORA, RATE_PRETRAIN
-
-ROUNDED = "keeps no fp32 weights: updates smaller than bf16's steps are lost, which ours and autocast do not accept"
-
-
-def timed(plan: Plan) -> dict[str, slice]:
-    """All steps after the warm-up."""
-    return {"": slice(plan.warmup, None)}
 
 
 def by_batch(plan: Plan) -> dict[str, slice]:
@@ -453,4 +447,4 @@ def small(case: Case) -> Case:
 
 
 TRAINING = (SFT, LORA, PRETRAIN, PRETRAIN_FP32, MASKED, CONTRAST, CONTRAST_CACHED)
-CASES = {case.name: case for case in (*TRAINING, ENCODE, GENERATE, SERVE)}
+CASES = {case.name: case for case in (*TRAINING, *ALIGNING, ENCODE, GENERATE, SERVE)}

@@ -9,7 +9,7 @@ HYPER: dict[str, Any] = {
     "grad_clip": 1.0,
     "schedule": "constant",
 }
-RATE_FINETUNE, RATE_LORA, RATE_PRETRAIN = 2e-5, 2e-4, 1e-3
+RATE_FINETUNE, RATE_LORA, RATE_PRETRAIN, RATE_PREFERENCE = 2e-5, 2e-4, 1e-3, 1e-6
 
 
 def adamw() -> dict[str, Any]:

@@ -67,7 +67,7 @@ def conversations(folder: Path, plan: Plan) -> list[list[Any]]:
     user, assistant, end = (
         encode(part) for part in ("<|im_start|>user\n", "<|im_end|>\n<|im_start|>assistant\n", "<|im_end|>\n")
     )
-    stream = _endless(encode(text()))
+    stream = endless(encode(text()))
     lengths = iter(ragged(plan.steps * plan.documents))
     shares = iter(np.random.default_rng(1).uniform(0.15, 0.5, plan.steps * plan.documents).tolist())
 
@@ -80,7 +80,7 @@ def conversations(folder: Path, plan: Plan) -> list[list[Any]]:
     return [[conversation() for _ in range(plan.documents)] for _ in range(plan.steps)]
 
 
-def _endless(tokens: list[int]) -> Iterator[int]:
+def endless(tokens: list[int]) -> Iterator[int]:
     while True:
         yield from tokens
 
@@ -162,7 +162,7 @@ def masking(folder: Path, plan: Plan) -> Inputs:
     torch.manual_seed(0)
     BertForMaskedLM(config).save_pretrained(model)
     tokenizers.save(tokenizer, model, LONGEST)
-    stream = _endless(encoder(model)(text()))
+    stream = endless(encoder(model)(text()))
     lengths = iter(ragged(plan.steps * plan.documents))
     steps = [
         [[[next(stream) for _ in range(next(lengths))], 0] for _ in range(plan.documents)] for _ in range(plan.steps)
@@ -173,7 +173,7 @@ def masking(folder: Path, plan: Plan) -> Inputs:
 def prompting(folder: Path, plan: Plan) -> Inputs:
     """Requests of one prompt and of sixteen, ``warmup`` and ``measured`` of each; prompts of about 64 tokens."""
     model = smollm2()
-    stream = _endless(encoder(model)(text()))
+    stream = endless(encoder(model)(text()))
     sizes = [1] * plan.steps + [plan.documents] * plan.steps
     lengths = iter(np.random.default_rng(2).integers(48, 81, sum(sizes)).tolist())
     requests = [[[next(stream) for _ in range(next(lengths))] for _ in range(size)] for size in sizes]
