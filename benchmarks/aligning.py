@@ -66,7 +66,7 @@ GRPO = Case(
     name="grpo",
     about=f"SmolLM2-135M, all weights, bf16; 2 prompts of about 64 tokens a step, {aligned.GROUP} answers of "
     f"{aligned.NEW_TOKENS} tokens each: sampling, reward, gradient and update; tokens are those written",
-    ours=ours("reinforce", "a group's prompt is read once, in sampling and in the gradient"),
+    ours=ours("reinforce", "a group's prompt is read once, in sampling and in the gradient", objective="grpo"),
     peers=(
         Peer(
             "TRL",

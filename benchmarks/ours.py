@@ -82,7 +82,7 @@ def train(job: Job) -> Measured:
     model.check()
     model.train()
     model = compiled(model, settings, len(job.inputs.steps))
-    return _loop(model, settings, Task("bench", _objective(job), _stream(job)), len(job.inputs.steps), micro_rows=64)
+    return loop(model, settings, Task("bench", _objective(job), _stream(job)), len(job.inputs.steps), micro_rows=64)
 
 
 def _stream(job: Job) -> Iterator[tuple[Batch, int]]:
@@ -98,7 +98,7 @@ def _objective(job: Job) -> Objective:
     return objective.bind(tokenizers.vocabulary(tokenizers.load(Path(job.inputs.model))))
 
 
-def _loop(model: Model, settings: Training, task: Task, steps: int, micro_rows: int) -> Measured:
+def loop(model: Model, settings: Training, task: Task, steps: int, micro_rows: int) -> Measured:
     optimizer, mesh = Optimizer(model, settings), Mesh(torch.device("cpu"))
     clock, losses, tokens = Clock(), [], []
     for number in range(steps):
@@ -150,7 +150,7 @@ def contrast(job: Job) -> Measured:
     stream = TokenStream(parts, 0, len(job.inputs.steps[0]), 0, shuffle=False)
     model = compiled(model.train(), settings, len(job.inputs.steps))
     task = Task("bench", objective, stream.start(0))
-    return _loop(model, settings, task, len(job.inputs.steps), job.options["chunk"])
+    return loop(model, settings, task, len(job.inputs.steps), job.options["chunk"])
 
 
 def encode(job: Job) -> Measured:
