@@ -2,10 +2,10 @@
 
 A gauge is measured every step and never minimised. Those that the alarms know, by the name of the term:
 
-``kl`` from the reference, nats an answer; ``entropy`` nats a token; ``length`` tokens an answer; ``score``, the reward
-that is trained on, and ``reward/heldout...``, rewards that are not; ``clip_fraction``, ``no_signal`` and ``distinct``,
-shares of tokens, groups and n-grams; ``mismatch``, nats between the sampler's log-probability of a token and the
-trainer's; ``chosen_logprob``, by how many nats the chosen answers are likelier than under the reference.
+``kl`` from the reference, nats a token; ``entropy``, nats a token; ``length``, tokens an answer; ``reward``, what is
+trained on, and ``reward/heldout...``, what is not; ``clip_fraction``, ``no_signal`` and ``distinct``, shares of tokens,
+groups and n-grams; ``mismatch``, the most nats between the sampler's log-probability of a token and the trainer's;
+``chosen_logprob``, by how many nats the chosen answers are likelier than under the reference.
 
 Everything here is a pure function of the gauges seen so far, which are the same on every process and after every
 resume; ``Brakes.state`` is JSON and restores them bit for bit.
@@ -33,11 +33,11 @@ FALLING = 3.0  # standard errors of a trend that a rule asks for
 
 KL = 1.0  # nats a token: an answer of 100 tokens is then e^100 times likelier than it was
 JUMP = 4.0  # times its recent median
-CALM = 0.5  # nats an answer that no jump is worth a word below
+CALM = 0.02  # nats a token that no jump is worth a word below
 COLLAPSED = 0.1  # of the entropy it began with
 CLIPPED = 0.3
 SILENT = 0.8
-MISMATCH = 0.05
+MISMATCH = 0.1  # nats, the most of a few answers' tokens
 LONGER = 1.3  # times the length it began with
 TOGETHER = 0.5  # partial correlation of reward and length, less that of the held-out reward
 REPEATED = 0.5  # of the distinct-n it began with
@@ -87,13 +87,10 @@ def held_out(tracks: Tracks) -> list[tuple[str, Track]]:
 
 def kl_high(tracks: Tracks) -> str:
     """Far from the reference: no reward model has seen such answers, and they are paid for with what the model knew."""
-    kl, length = tracks["kl"], tracks["length"]
-    if not kl.known(LATELY) or kl.now <= KL * length.now:
+    kl = tracks["kl"]
+    if not kl.known(LATELY) or kl.now <= KL:
         return ""
-    return (
-        f"the KL from the reference is {kl.now / length.now:.3g} nats a token ({kl.now:.3g} an answer); "
-        "raise beta, lower learning_rate, or stop earlier"
-    )
+    return f"the KL from the reference is {kl.now:.3g} nats a token; raise beta, lower learning_rate, or stop earlier"
 
 
 def kl_jumps(tracks: Tracks) -> str:
@@ -106,7 +103,7 @@ def kl_jumps(tracks: Tracks) -> str:
     wide = median(abs(one - usual) for one in before)
     if value <= max(JUMP * usual, usual + 10 * wide, CALM):
         return ""
-    return f"the KL jumped to {value:.3g} from {usual:.3g} nats an answer; lower learning_rate or grad_clip"
+    return f"the KL jumped to {value:.3g} from {usual:.3g} nats a token; lower learning_rate or grad_clip"
 
 
 def entropy_collapses(tracks: Tracks) -> str:
@@ -125,14 +122,14 @@ def length_pays(tracks: Tracks) -> str:
 
     What time alone explains of both is taken out. Where a held-out reward goes with length as well, longer is better.
     """
-    length, score = tracks["length"], tracks["score"]
-    if not (length.known(FIRST + LOOK) and score.known(FIRST + LOOK)) or length.now < LONGER * length.began:
+    length, reward = tracks["length"], tracks["reward"]
+    if not (length.known(FIRST + LOOK) and reward.known(FIRST + LOOK)) or length.now < LONGER * length.began:
         return ""
 
-    def pays(reward: Track) -> float:
-        return partial(reward.recent[-LOOK:], length.recent[-LOOK:], [range(LOOK)])
+    def pays(one: Track) -> float:
+        return partial(one.recent[-LOOK:], length.recent[-LOOK:], [range(LOOK)])
 
-    together = pays(score) - max([0.0, *(pays(one) for _, one in held_out(tracks))])
+    together = pays(reward) - max([0.0, *(pays(one) for _, one in held_out(tracks))])
     if not together > TOGETHER:
         return ""
     return (
@@ -166,7 +163,7 @@ def mismatch(tracks: Tracks) -> str:
     if not nats.known(LATELY) or nats.now <= MISMATCH:
         return ""
     return (
-        f"the sampler's log-probabilities are {nats.now:.3g} nats a token from the trainer's; "
+        f"the sampler's log-probabilities are up to {nats.now:.3g} nats from the trainer's; "
         "take newer rollouts, or the same precision for both"
     )
 
@@ -187,13 +184,13 @@ def chosen_falls(tracks: Tracks) -> str:
 
 def over_optimised(tracks: Tracks) -> str:
     """Goodhart: what is trained on still rises, what is only measured falls (Gao et al. 2022, arXiv:2210.10760)."""
-    score = tracks["score"]
-    if not score.known(LOOK) or trend(score.recent[-LOOK:]) < SURE:
+    reward = tracks["reward"]
+    if not reward.known(LOOK) or trend(reward.recent[-LOOK:]) < SURE:
         return ""
     for name, heldout in held_out(tracks):
         if trend(heldout.recent[-LOOK:]) < -SURE:
             return (
-                f"the reward still rises ({score.now:.3g}) while {name}, which is not trained on, falls "
+                f"the reward still rises ({reward.now:.3g}) while {name}, which is not trained on, falls "
                 f"({heldout.now:.3g}): the reward is being gamed; stop here, raise beta, or train the reward model on "
                 "answers of this policy"
             )
@@ -213,15 +210,15 @@ def repeats(tracks: Tracks) -> str:
 
 Alarm = Callable[[Tracks], str]
 ALARMS: dict[Alarm, tuple[str, ...]] = {
-    kl_high: ("kl", "length"),
+    kl_high: ("kl",),
     kl_jumps: ("kl",),
     entropy_collapses: ("entropy",),
-    length_pays: ("length", "score"),
+    length_pays: ("length", "reward"),
     clips: ("clip_fraction",),
     no_signal: ("no_signal",),
     mismatch: ("mismatch",),
     chosen_falls: ("chosen_logprob",),
-    over_optimised: ("score",),
+    over_optimised: ("reward",),
     repeats: ("distinct",),
 }
 """Each alarm and the gauges it cannot do without."""

@@ -37,12 +37,12 @@ RewardSpec = Annotated[
 
 
 def _named(specs: "tuple[Rewarding, ...]") -> "tuple[Rewarding, ...]":
-    """Names each reward, and says where two are called the same."""
+    """Names each reward by its kind, or ``heldout`` where it is measured only; says where two are called the same."""
     given = [spec.name for spec in specs]
     for number, name in enumerate(given):
         if name and name in given[:number]:
             raise misplaced(f"two rewards are named {name!r}; each needs a name of its own", number)
-    names = stage_names([(spec.kind, spec.name) for spec in specs])
+    names = stage_names([(spec.kind if spec.weight else "heldout", spec.name) for spec in specs])
     return tuple(spec.model_copy(update={"name": name}) for spec, name in zip(specs, names, strict=True))
 
 

@@ -12,10 +12,11 @@ from didact.run import plots
 
 MARK = "gauge/"
 UNITS = {
-    "kl": "KL (nats an answer)",
+    "kl": "KL (nats a token)",
+    "kl_answer": "KL (nats an answer)",
     "entropy": "entropy (nats a token)",
     "length": "length (tokens an answer)",
-    "score": "reward trained on",
+    "reward": "reward trained on",
     "clip_fraction": "share of tokens clipped",
     "no_signal": "share of groups alike",
     "mismatch": "sampler mismatch (nats)",
@@ -56,14 +57,15 @@ def rewards(records: Records, name: str) -> list[tuple[str, str, list[str]]]:
     found = []
     for number, task in enumerate(dict.fromkeys(one.split("/")[1] for one in names(records))):
         of = [one for one in names(records) if one.startswith(f"{MARK}{task}/")]
-        score, heldout = f"{MARK}{task}/score", next((one for one in of if "/reward/heldout" in one), None)
-        if f"{MARK}{task}/kl" not in of or score not in of:
+        score, heldout = f"{MARK}{task}/reward", next((one for one in of if "/reward/heldout" in one), None)
+        if f"{MARK}{task}/kl_answer" not in of or score not in of:
             continue
         wanted = [score] if heldout is None else [score, heldout]
         columns = {
-            one: np.array([record.get(one, np.nan) for record in records]) for one in [f"{MARK}{task}/kl", *wanted]
+            one: np.array([record.get(one, np.nan) for record in records])
+            for one in [f"{MARK}{task}/kl_answer", *wanted]
         }
-        kl = columns.pop(f"{MARK}{task}/kl")
+        kl = columns.pop(f"{MARK}{task}/kl_answer")
         root = np.sqrt(np.clip(kl, 0, None))
         if not np.isfinite(root).any():
             continue
@@ -82,7 +84,7 @@ def _curve(fit: Gao | None) -> Any:
 
 def _said(term: str, fit: Gao, seen: float) -> str:
     """What a fit says of its reward."""
-    what = "the reward that is trained on" if term == "score" else f"{term}, which is not trained on"
+    what = "the reward that is trained on" if term == "reward" else f"{term}, which is not trained on"
     if fit.peak is None:
         return f"{what}: no peak in sight up to \u221aKL {seen:.2f}"
     if fit.peak > seen:

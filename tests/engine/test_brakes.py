@@ -21,10 +21,10 @@ Course = Callable[[float, random.Random], float]
 def clean(noise: float = 1.0) -> dict[str, Course]:
     """An ordinary run: everything moves, nothing too far. ``t`` goes from 0 to 1."""
     return {
-        "kl": lambda t, r: 5 * t**0.5 + 0.2 * abs(r.gauss(0, noise)),
+        "kl": lambda t, r: 0.08 * t**0.5 + 0.002 * abs(r.gauss(0, noise)),
         "entropy": lambda t, r: 1.2 - 0.5 * t + 0.05 * r.gauss(0, noise),
         "length": lambda t, r: 80 + 10 * t + 6 * r.gauss(0, noise),
-        "score": lambda t, r: 2 * t + 0.3 * r.gauss(0, noise),
+        "reward": lambda t, r: 2 * t + 0.3 * r.gauss(0, noise),
         "reward/heldout": lambda t, r: 1.2 * t + 0.3 * r.gauss(0, noise),
         "clip_fraction": lambda t, r: 0.1 + 0.05 * r.random(),
         "no_signal": lambda t, r: 0.3 + 0.2 * r.random(),
@@ -40,8 +40,8 @@ def gamed(t: float, r: random.Random) -> float:
 
 
 PLANTED: dict[str, dict[str, Course]] = {
-    "kl_high": {"kl": lambda t, r: 240 * t},
-    "kl_jumps": {"kl": lambda t, r: 20.0 if 0.6 < t < 0.62 else 2 + 0.1 * r.gauss(0, 1)},
+    "kl_high": {"kl": lambda t, r: 3 * t},
+    "kl_jumps": {"kl": lambda t, r: 0.4 if 0.6 < t < 0.62 else 0.03 + 0.002 * r.gauss(0, 1)},
     "entropy_collapses": {"entropy": lambda t, r: 1.2 * 0.01**t},
     "clips": {"clip_fraction": lambda t, r: 0.1 + 0.4 * t},
     "no_signal": {"no_signal": lambda t, r: 0.95 * min(1, 2 * t)},
@@ -95,7 +95,7 @@ def test_each_alarm_is_raised_by_its_case_and_no_other_is(name):
 @pytest.mark.parametrize("seed", range(10))
 def test_a_reward_that_pays_for_length_is_noticed(seed):
     course = hackable(seed)
-    planted = {"length": course("length"), "score": course("score")}
+    planted = {"length": course("length"), "reward": course("reward")}
     assert fired(clean() | planted, seed) == {"length_pays"}
     without = {name: one for name, one in (clean() | planted).items() if name != "reward/heldout"}
     assert fired(without, seed) == {"length_pays"}
@@ -104,7 +104,7 @@ def test_a_reward_that_pays_for_length_is_noticed(seed):
 @pytest.mark.parametrize("seed", range(10))
 def test_answers_that_grow_because_they_get_better_are_not_called_gamed(seed):
     course = hackable(seed)
-    honest = {"length": course("length"), "score": course("score"), "reward/heldout": course("score")}
+    honest = {"length": course("length"), "reward": course("reward"), "reward/heldout": course("reward")}
     assert fired(clean() | honest, seed) == set()
 
 
@@ -115,16 +115,14 @@ def test_every_alarm_is_planted_and_has_a_remedy():
 
 
 def test_what_holds_on_is_said_again_only_after_a_while():
-    lines = run({"length": lambda t, r: 2.0, "kl": lambda t, r: 5.0}, 0, steps=300)
+    lines = run({"kl": lambda t, r: 5.0}, 0, steps=300)
     assert [line.split(":")[0] for line in lines] == ["step 16", "step 144", "step 272"]
 
 
 def test_the_alarms_of_tasks_do_not_mix():
     brakes = Brakes()
     for step in range(1, 40):
-        brakes.check(
-            step, 1.0, 1.0, {("rl", "kl"): 5.0, ("rl", "length"): 2.0, ("dpo", "kl"): 0.1, ("dpo", "length"): 2.0}
-        )
+        brakes.check(step, 1.0, 1.0, {("rl", "kl"): 5.0, ("dpo", "kl"): 0.01})
     assert set(brakes.said) == {"rl/kl_high"}
 
 

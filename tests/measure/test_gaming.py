@@ -71,7 +71,7 @@ def life(seed: int, hackable: bool) -> tuple[Brakes, list[float], list[float], f
         p = tilt / tilt.sum()
         kl = float((p * np.log(p * ANSWERS + 1e-300)).sum())
         drawn = r.choice(ANSWERS, 128, p=p)
-        gauges = {"kl": kl, "length": length[drawn].mean(), "score": proxy[drawn].mean()}
+        gauges = {"kl": kl / 60, "length": length[drawn].mean(), "reward": proxy[drawn].mean()}
         gauges["reward/heldout"] = gold[drawn].mean()
         brakes.check(step, 1.0, 1.0, {("rl", name): float(value) for name, value in gauges.items()})
         kls.append(kl)

@@ -20,8 +20,8 @@ def stage(tmp_path):
                 step,
                 loss=1.0,
                 **{
-                    "gauge/grpo/kl": d * d,
-                    "gauge/grpo/score": 0.9 * d + 0.1 * r.normal(),
+                    "gauge/grpo/kl_answer": d * d,
+                    "gauge/grpo/reward": 0.9 * d + 0.1 * r.normal(),
                     "gauge/grpo/reward/heldout": d * (1.2 - 0.9 * math.log(d)) + 0.1 * r.normal(),
                     "gauge/grpo/entropy": math.nan if step == 5 else 1 / step,
                 },

@@ -85,7 +85,7 @@ def test_a_reward_gives_as_many_numbers_as_there_are_answers() -> None:
 def test_how_a_recipe_says_rewards() -> None:
     given = [{"regex": "a+"}, {"regex": {"equals": "answer", "weight": 0}}, {"function": "math:sin"}]
     read = READ.validate_python(given)
-    assert [reward.name for reward in read] == ["regex", "regex-2", "function"]
+    assert [reward.name for reward in read] == ["regex", "heldout", "function"]
     assert [reward.weight for reward in read] == [1, 0, 1]
     assert READ.validate_python(_plain(read)) == read
     for wrong in ([{"regexx": "a"}], ["regex"], [{"regex": None}], [{"regex": "("}], [{"function": "sin"}]):
@@ -155,4 +155,9 @@ def test_rewards_are_weighed_and_one_of_weight_zero_is_only_measured() -> None:
     given = [{"regex": {"pattern": "a", "weight": 2}}, {"regex": "b"}, {"regex": {"pattern": "c", "weight": 0}}]
     total, each = weighed(READ.validate_python(given), lambda name: name)([said("ab"), said("bc"), said("c")])
     assert total == [3, 1, 0]
-    assert each == {"regex": [1, 0, 0], "regex-2": [1, 1, 0], "regex-3": [0, 1, 1]}
+    assert each == {"regex": [1, 0, 0], "regex-2": [1, 1, 0], "heldout": [0, 1, 1]}
+
+
+def test_what_is_held_out_is_called_so():
+    specs = READ.validate_python([{"regex": "a"}, {"regex": {"pattern": "b", "weight": 0}}])
+    assert [spec.name for spec in specs] == ["regex", "heldout"]
