@@ -15,6 +15,7 @@ Columns of a token batch, all [B, T] unless said:
     value     float32 [B], the number an example of several texts carries; its texts are the row's documents
     teacher_token, teacher_logprob
               int64 and float32 [B, T, k], the k tokens likeliest in this one's place, to a teacher
+    reference float32, the log-probability of this token in its place, to a reference; 0 where it is not trained
     answer    int64, where examples are prompts with answers: the number in its row of the answer a token belongs to; -1
               in a prompt and in padding. A document is a prompt but for its last token, then its answers, each of which
               begins with that token.

@@ -107,10 +107,18 @@ def toy_answers(
     levels: int = 3,
     people: int = 3,
     context: int = 64,
+    lent: bool = False,
+    top: int | None = None,
     **how: bool | int,
 ) -> TokenStream:
-    """Random prompts of 2 to 6 tokens with ``answers`` (fewest, most) of 1 to ``longest``, of ``levels`` scores."""
+    """Random prompts of 2 to 6 tokens with ``answers`` (fewest, most) of 1 to ``longest``, of ``levels`` scores.
+
+    ``lent``: nobody judged the last of each. ``top``: as of ``toy_teacher``.
+    """
     corpus = toy_judged(examples, seed, answers, longest, levels, people)
+    if lent and corpus.judged:
+        corpus.judged.score[corpus.judged.bound[1:] - 1] = np.nan
+    corpus = corpus if top is None else toy_teacher(corpus, top, VOCABULARY)
     return TokenStream(cut([corpus], context, "drop")[0], context, batch_size, seed, **how)
 
 

@@ -194,7 +194,10 @@ def sampled_as_trained(
         batch = batch.with_(order=batch.answer + 1)
     if objective.acts:
         batch = toy_acted(batch)
-    if teacher := objective.taught_by():  # which has no say in who sees whom
+    teacher = objective.taught_by()  # which has no say in who sees whom
+    if teacher and not teacher.top:
+        batch = batch.with_(reference=torch.zeros(*token.shape, device=device))
+    elif teacher:
         silent = torch.zeros(*token.shape, teacher.top, device=device)
         batch = batch.with_(teacher_token=silent.long(), teacher_logprob=silent)
     with torch.no_grad():

@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, PreTrainedTokenizerFast
 
 from didact.batch import Batch
 from didact.data.corpus import Corpus
-from didact.data.taught import Taught, places
+from didact.data.taught import LIKELIEST, REFERENCE, Taught, places
 from didact.model.load import quiet
 from didact.model.model import Model
 from didact.model.scratch import build
@@ -67,12 +67,18 @@ def _small(architecture: str, given: Mapping[str, Any]) -> Scratch:
 
 
 def toy_teacher(corpus: Corpus, top: int, size: int) -> Corpus:
-    """The corpus with the columns of a made-up teacher, which is all but sure of the tokens that are there."""
+    """The corpus with the columns of a made-up teacher, which is all but sure of the tokens that are there.
+
+    With ``top`` 0 it is a reference, which is sure of nothing.
+    """
+    if top == 0:
+        found = np.log(0.02 + 0.01 * np.random.default_rng(0).random(int(np.sum(corpus.trained)))).astype(np.float32)
+        return replace(corpus, taught=Taught(dict.fromkeys(REFERENCE, found), places(corpus.trained)))
     k = min(top, size)
     token = (np.asarray(corpus.token)[corpus.trained][:, None] + np.arange(k)) % size
     logprob = np.log(np.full(token.shape, 0.02 / k)).astype(np.float32)
     logprob[:, 0] = np.log(0.97)
-    return replace(corpus, taught=Taught(token, logprob, places(corpus.trained)))
+    return replace(corpus, taught=Taught(dict(zip(LIKELIEST, (token, logprob), strict=True)), places(corpus.trained)))
 
 
 def toy_acted(batch: Batch, near: Tensor | None = None) -> Batch:

@@ -4,7 +4,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,8 @@ from transformers import PreTrainedConfig
 from didact.audit import laws
 from didact.audit.toy import toy_network, toy_teacher
 from didact.data.corpus import Corpus, encode
-from didact.data.example import Answers, Conversation, Document, Example, Texts
+from didact.data.example import Answers, Conversation, Document, Example, Said, Texts
+from didact.data.mismatched import mismatched
 from didact.data.pieces import Pieces, cut
 from didact.data.settings import Data
 from didact.data.source import examples
@@ -30,7 +31,8 @@ from didact.model.load import load as load_network
 from didact.model.model import Model
 from didact.model.save import save_model
 from didact.model.settings import Scratch
-from didact.objective.base import Objective, Teacher
+from didact.objective import resolve
+from didact.objective.base import Objective
 from didact.objective.diffusion import Diffusion
 from didact.recipe import Learning, load
 from didact.recipe.learning import TaskSpec
@@ -44,6 +46,8 @@ from didact.text.render import Renderer
 
 EXAMPLES = 24  # of each source
 CONTEXT = 64  # tokens in a row
+ANSWERED = 256  # the same of a prompt with its answers, which cannot be cut
+LETTERS = 24  # of a prompt and of an answer
 PIECE = 20  # tokens of a document, so that rows hold several
 ROWS = 4
 STEPS = 4  # of the run that is stopped in its middle
@@ -137,6 +141,8 @@ class Trial:
         self.stage, self.life, self.pattern, self.mesh, self.folder = stage, life, pattern, mesh, folder
         self.gradient = GRADIENT.get(mesh.device.type, ELSEWHERE)
         self.logprob = LOGPROB.get(mesh.device.type, ELSEWHERE)
+        judged = any(resolve(task.objective.name, task.objective.options).judged for task in stage.task_list)
+        self.context = ANSWERED if judged else CONTEXT
 
     def run(self) -> Iterator[Measured]:
         """Every law; each objective of a mixture by itself."""
@@ -150,7 +156,7 @@ class Trial:
         renderer, model = self._model()
         objective = bound(self.stage, renderer.tokenizer)[number]
         found = self._examples(task.data)
-        parts = self._parts(found, renderer, f"{number}", objective.taught_by())
+        parts = self._parts(found, renderer, f"{number}", objective)
         packed, loose = (next(self._stream(parts, pack).start(0))[0].to(self.mesh.device) for pack in (True, False))
         model.eval()  # dropout is meant to differ from one cut of a step to the next
         yield Measured(name, "1 any micro-batches", laws.micro_batches(model, objective, packed), self.gradient)
@@ -165,7 +171,7 @@ class Trial:
         """A fresh toy, tuned as the stage says, every trainable number moved: a LoRA's B begins at zero."""
         ground, stage, pattern = self.life.ground(), self.stage, self.pattern
         tokenizer = tokenizer_for(bound(stage, ground.tokens()), ground)
-        model = toy_network(pattern.architecture, pattern.fields, stage.tune, tokenizer, CONTEXT, stage.seed)
+        model = toy_network(pattern.architecture, pattern.fields, stage.tune, tokenizer, self.context, stage.seed)
         for objective in bound(stage, tokenizer):
             model.add_heads(objective.heads)
         generator = torch.Generator().manual_seed(1)
@@ -176,29 +182,30 @@ class Trial:
 
     def _examples(self, data: Data) -> list[Example]:
         found = examples(data, self.life.outputs, self.stage.seed)
-        return [example for source in found for example in islice(source, EXAMPLES)]
+        return [_short(example) for source in found for example in islice(source, EXAMPLES)]
 
-    def _parts(self, found: Sequence[Example], renderer: Renderer, name: str, teacher: Teacher | None) -> list[Pieces]:
-        corpus: Corpus = encode(found, renderer, self.folder / "tokens", name)
-        if teacher:
+    def _parts(self, found: Sequence[Example], renderer: Renderer, name: str, objective: Objective) -> list[Pieces]:
+        given = list(mismatched(found)) if objective.mismatched else found
+        corpus: Corpus = encode(given, renderer, self.folder / "tokens", name)
+        if teacher := objective.taught_by():
             corpus = toy_teacher(corpus, teacher.top, max(renderer.tokenizer.get_vocab().values()) + 1)
-        return cut([corpus], PIECE, "window")[0]
+        return cut([corpus], self.context if objective.judged else PIECE, "window")[0]
 
     def _stream(self, parts: Sequence[Pieces], pack: bool) -> TokenStream:
-        return TokenStream(parts, CONTEXT, ROWS, self.stage.seed, pack=pack)
+        return TokenStream(parts, self.context, ROWS, self.stage.seed, pack=pack)
 
     def _sampled(self, model: Model, objective: Objective, renderer: Renderer, found: Sequence[Example]) -> float:
         """Law 5: the sampler's log-probabilities against those of the training path, with the objective's own reach."""
-        prompts = [_prompt(example, renderer)[-CONTEXT // 2 :] for example in found[:ROWS]]
+        prompts = [_prompt(example, renderer)[-self.context // 2 :] for example in found[:ROWS]]
         way = Sampling(temperature=1.0, top_p=1.0, max_new_tokens=12, seed=self.stage.seed)
         model.served = objective.served()
         if isinstance(objective, Diffusion):
-            unmasker = Unmasker(model, renderer.decode, (), CONTEXT)
+            unmasker = Unmasker(model, renderer.decode, (), self.context)
             return max(
                 laws.unmasked_as_trained(model, objective, prompt, unmasker.stream([prompt], way), way.max_new_tokens)
                 for prompt in prompts
             )
-        outs = Sampler(model, renderer.decode, (), slots=2, longest=CONTEXT).generate(prompts, way)
+        outs = Sampler(model, renderer.decode, (), slots=2, longest=self.context).generate(prompts, way)
         return max(
             laws.sampled_as_trained(model, objective, prompt, out.tokens, out.logprobs)
             for prompt, out in zip(prompts, outs, strict=True)
@@ -234,14 +241,16 @@ class Trial:
         """Parameters after the run, which begins at the newest checkpoint there is."""
         renderer, model = self._model()
         model.train()
-        small = {"context": CONTEXT, "batch_size": 2, "micro_batch_size": 1, "save_every": STEPS // 2}
+        small = {"context": self.context, "batch_size": 2, "micro_batch_size": 1, "save_every": STEPS // 2}
         small |= {"keep_checkpoints": 2, "compile": "off"}
         settings = self.stage.model_copy(update=small)
         sources = []
         for number, task in enumerate(self.stage.task_list):
             objective = bound(self.stage, renderer.tokenizer)[number]
-            parts = self._parts(self._examples(task.data), renderer, f"{number}", objective.taught_by())
-            stream = TokenStream(parts, CONTEXT, 2, self.stage.seed, pack=self.stage.pack, shuffle=self.stage.shuffle)
+            parts = self._parts(self._examples(task.data), renderer, f"{number}", objective)
+            stream = TokenStream(
+                parts, self.context, 2, self.stage.seed, pack=self.stage.pack, shuffle=self.stage.shuffle
+            )
             sources.append(Source(task.name, objective, stream, task))
         _Silent(model, sources, settings, STEPS, self.folder / "run", self.mesh, _unsaid).run()
         return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
@@ -258,6 +267,19 @@ class _Silent(Loop):
         return Progress(self.name, self.steps, quiet=True)
 
 
+def _short(example: Example) -> Example:
+    """A prompt with answers of a few letters each, as it has to fit whole; other examples as they are."""
+    if not isinstance(example, Answers):
+        return example
+    return replace(example, prompt=_cut(example.prompt), answers=tuple(map(_cut, example.answers)))
+
+
+def _cut(said: Said) -> Said:
+    if isinstance(said, str):
+        return said[:LETTERS]
+    return tuple({**turn, "content": turn["content"][:LETTERS]} for turn in said)
+
+
 def _prompt(example: Example, renderer: Renderer) -> list[int]:
     """What serving would start from."""
     if isinstance(example, Conversation):
@@ -267,6 +289,8 @@ def _prompt(example: Example, renderer: Renderer) -> list[int]:
         return renderer.conversation(example.messages, example.tools).tokens[:PIECE]
     if isinstance(example, Texts):
         return renderer.document(example.texts[0]).tokens[:PIECE]
-    assert not isinstance(example, Answers)  # refused when they were encoded
+    if isinstance(example, Answers):
+        said = example.prompt
+        return renderer.beginning(said) if isinstance(said, str) else renderer.prompt(said)
     rendered = renderer.document(example.text if isinstance(example, Document) else example.prompt)
     return rendered.tokens[:PIECE]

@@ -143,8 +143,8 @@ def examine(stage: Learning, life: Life, renderer: Renderer) -> list[Xray]:
     """The X-ray of every task of a stage."""
     found = []
     for task in stage.task_list:
-        judged = resolve(task.objective.name, task.objective.options).judged
-        corpora = tokenized(task.data, life.outputs, stage.seed, renderer, life.cache / "tokens", judged)
+        objective = resolve(task.objective.name, task.objective.options)
+        corpora = tokenized(task.data, life.outputs, stage.seed, renderer, life.cache / "tokens", objective)
         paths = ", ".join(source.path for source in task.data.sources)
         parts, counts = cut(corpora, stage.context, stage.overlong, paths)
         stream = TokenStream(parts, stage.context, stage.batch_size, stage.seed, pack=stage.pack, shuffle=stage.shuffle)

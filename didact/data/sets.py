@@ -7,9 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from didact.data.corpus import Corpus, corpus_key, encode
+from didact.data.mismatched import mismatched
 from didact.data.settings import Data
 from didact.data.source import examples
 from didact.errors import DataProblem
+from didact.objective.base import Objective
 from didact.text.render import Renderer
 
 JUDGED = (
@@ -23,18 +25,20 @@ UNJUDGED = (
 
 
 def tokenized(
-    data: Data, outputs: Mapping[str, Path], seed: int, renderer: Renderer, cache: Path, judged: bool = False
+    data: Data, outputs: Mapping[str, Path], seed: int, renderer: Renderer, cache: Path, objective: Objective
 ) -> list[Corpus]:
     """One corpus a source, from the cache where the same content was tokenized the same way before.
 
-    Raises DataProblem where the examples are answers that people judged and should not be (bad ones among them are not
-    to be imitated), or should be and are not.
+    Raises DataProblem where the examples are answers that people judged and the ``objective`` does not learn from these
+    (bad ones among them are not to be imitated), or it does and they are not.
     """
     corpora = []
     for source, found in zip(data.sources, examples(data, outputs, seed), strict=True):
-        corpus = encode(found, renderer, cache, corpus_key(found.fingerprint, renderer.key), source.weight)
-        if judged != (corpus.judged is not None):
-            what, remedy = UNJUDGED if judged else JUDGED
+        key = found.fingerprint + (" and answers to other prompts" if objective.mismatched else "")
+        given = mismatched(found) if objective.mismatched else found
+        corpus = encode(given, renderer, cache, corpus_key(key, renderer.key), source.weight)
+        if objective.judged != (corpus.judged is not None):
+            what, remedy = UNJUDGED if objective.judged else JUDGED
             raise DataProblem(what, where=source.path, remedy=remedy)
         corpora.append(corpus)
     return corpora

@@ -47,6 +47,7 @@ class Epoch:
 EMPTY = {"token": 0, "doc": -1, "position": 0, "trained": False, "answer": -1, "order": 0} | {
     "teacher_token": 0,
     "teacher_logprob": 0,
+    "reference": 0,
 }  # what fills a row up to the longest, by column
 NOBODY = {"of": -1, "score": math.nan, "who": 0}  # the same of answers
 
@@ -166,7 +167,9 @@ class TokenStream:
             raise DataProblem("this task mixes judged answers with other examples", remedy="use two tasks")
         place, made = columns(pieces.corpus.judged, int(pieces.example[index]), where, self.share)
         token = np.asarray(pieces.corpus.token[place], np.int64)
-        return made | {"token": token, "trained": np.asarray(pieces.corpus.trained[place])}
+        trained, taught = np.asarray(pieces.corpus.trained[place]), pieces.corpus.taught
+        asked = {} if taught is None else taught.columns(trained, place)
+        return made | asked | {"token": token, "trained": trained}
 
     def _taught(self, numbers: np.ndarray) -> dict[str, np.ndarray]:
         """The columns of a row's teacher, if it has one."""

@@ -1,7 +1,8 @@
-"""What a teacher finds likeliest in the place of each trained token of a corpus: columns beside its tokens."""
+"""What another model makes of each trained token of a corpus: columns beside its tokens."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -9,28 +10,31 @@ import numpy as np
 
 from didact.errors import DataProblem
 
+LIKELIEST = {"teacher_token": "token.npy", "teacher_logprob": "logprob.npy"}  # of a teacher's tokens, by column
+REFERENCE = {"reference": "reference.npy"}  # of a reference, which is asked of the tokens that are there
+
 
 @dataclass(frozen=True)
 class Taught:
-    """``token`` int32 and ``logprob`` float32 [trained tokens, k]; ``place`` int64 [N], a trained token's row in them.
+    """``made`` by column, each [trained tokens, ...]; ``place`` int64 [N], a trained token's row in them.
 
     The first token of a document has nothing before it to be predicted from; its row says nothing.
     """
 
-    token: np.ndarray
-    logprob: np.ndarray
+    made: Mapping[str, np.ndarray]
     place: np.ndarray
 
-    def columns(self, trained: np.ndarray, where: slice) -> dict[str, np.ndarray]:
-        """``teacher_token`` and ``teacher_logprob`` [length, k] of a stretch of the corpus, 0 where nothing is trained.
+    def columns(self, trained: np.ndarray, where: slice | np.ndarray) -> dict[str, np.ndarray]:
+        """The columns [T, ...] of a stretch of the corpus, or of tokens here and there, 0 where nothing is trained.
 
-        ``trained`` bool [length] is the corpus's own.
+        ``trained`` bool [T] is the corpus's own.
         """
-        rows = self.place[where][trained]
-        shape = (len(trained), self.token.shape[1])
-        token, logprob = np.zeros(shape, np.int64), np.zeros(shape, np.float32)
-        token[trained], logprob[trained] = self.token[rows], self.logprob[rows]
-        return {"teacher_token": token, "teacher_logprob": logprob}
+        rows, found = self.place[where][trained], {}
+        for name, made in self.made.items():
+            wide = np.int64 if np.issubdtype(made.dtype, np.integer) else np.float32
+            found[name] = np.zeros((len(trained), *made.shape[1:]), wide)
+            found[name][trained] = made[rows]
+        return found
 
 
 def places(trained: np.ndarray) -> np.ndarray:
@@ -38,16 +42,18 @@ def places(trained: np.ndarray) -> np.ndarray:
     return np.cumsum(trained, dtype=np.int64) - trained
 
 
-def open_taught(folder: Path, trained: np.ndarray) -> Taught:
-    """Maps the columns into memory. Raises DataProblem where they are not whole."""
+def open_taught(folder: Path, trained: np.ndarray, files: Mapping[str, str]) -> Taught:
+    """Maps the columns into memory, each from its file. Raises DataProblem where they are not whole."""
     try:
-        token, logprob = (np.load(folder / name, mmap_mode="r") for name in ("token.npy", "logprob.npy"))
+        made = {name: np.load(folder / file, mmap_mode="r") for name, file in files.items()}
     except (OSError, ValueError, EOFError) as error:
         raise _damaged(folder) from error
-    if not len(token) == len(logprob) == trained.sum():
+    if any(len(column) != trained.sum() for column in made.values()):
         raise _damaged(folder)
-    return Taught(token, logprob, places(trained))
+    return Taught(made, places(trained))
 
 
 def _damaged(folder: Path) -> DataProblem:
-    return DataProblem("these columns of a teacher are damaged", where=str(folder), remedy="delete this folder")
+    return DataProblem(
+        "what another model made of this data is damaged", where=str(folder), remedy="delete this folder"
+    )

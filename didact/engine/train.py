@@ -396,6 +396,8 @@ def full_batch(context: int, rows: int, like: Batch, joined: bool = False) -> Ba
     value = {"value": like.value[:1].expand(rows)} if "value" in like else {}
     likeliest = torch.zeros(rows, context, like["teacher_token"].shape[2] if "teacher_token" in like else 0)
     taught = {"teacher_token": likeliest.long(), "teacher_logprob": likeliest - 10} if "teacher_token" in like else {}
+    if "reference" in like:
+        taught["reference"] = torch.full((rows, context), -1.0)
     judged: dict[str, torch.Tensor] = {}
     if "answer" in like:
         answer, two = 3 * index // context - 1, torch.zeros(rows, 2, dtype=torch.int64)

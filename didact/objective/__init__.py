@@ -8,9 +8,12 @@ from didact.objective.base import Objective
 from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
 from didact.objective.distil import Distil
+from didact.objective.dpo import Cdpo, Dpo, Hinge, Ipo, LdDpo, PlDpo, Robust
+from didact.objective.kto import Kto
 from didact.objective.linked import Linked, LinkedMasked, Together
 from didact.objective.masked import Masked
 from didact.objective.policy import Dapo, DrGrpo, Grpo, Gspo, Policy, Ppo, ReinforcePp, Rloo
+from didact.objective.preference import Cpo, Orpo, Simpo
 from didact.objective.reward import Reward
 from didact.objective.tokens import Causal, Prefix
 
@@ -34,6 +37,17 @@ NAMES: dict[str, type[Objective]] = {
     "reinforce_pp": ReinforcePp,
     "ppo": Ppo,
     "reward": Reward,
+    "dpo": Dpo,
+    "ipo": Ipo,
+    "cdpo": Cdpo,
+    "robust": Robust,
+    "hinge": Hinge,
+    "ld_dpo": LdDpo,
+    "pl_dpo": PlDpo,
+    "simpo": Simpo,
+    "cpo": Cpo,
+    "orpo": Orpo,
+    "kto": Kto,
 }
 
 

@@ -62,6 +62,8 @@ class LanguageModel(Protocol):
 class Teacher:
     """A model whose ``top`` likeliest tokens at ``temperature`` an objective wants as columns of its data.
 
+    ``top`` 0 is a reference: of no tokens but those that are there, what it finds them (``reference``).
+
     ``name`` is a checkpoint as a person names it, or ``self``: the model that the stage starts from.
     """
 
@@ -91,9 +93,10 @@ class Objective:
     own, by name, with their number of outputs or as a ``Head``; they are saved beside the model. ``generates``: what it
     trains can write left to right, so the sampler's log-probabilities must be those of the training path. ``several``:
     an item is an example of several texts, a row of its own. ``joined``: these are read as one, so they share the
-    context. ``judged``: an item is a prompt with answers and what they were found worth. ``gauges``: terms that are
-    measured and not minimised; ``loss`` returns them too, and their weights say what they are the mean of. ``acts``:
-    the answers are the model's own, drawn while it is trained.
+    context. ``judged``: an item is a prompt with answers and what they were found worth; ``mismatched``: the
+    last of its answers is to another prompt, and not judged. ``gauges``: terms that are measured and not minimised;
+    ``loss`` returns them too, and their weights say what they are the mean of. ``acts``: the answers are the model's
+    own, drawn while it is trained.
     """
 
     needs_mask: ClassVar[bool] = False
@@ -102,6 +105,7 @@ class Objective:
     joined: ClassVar[bool] = False
     judged: ClassVar[bool] = False
     acts: ClassVar[bool] = False
+    mismatched: ClassVar[bool] = False
     gauges: ClassVar[frozenset[str]] = frozenset()
     heads: ClassVar[Mapping[str, int | Head]] = {}
 
@@ -130,6 +134,10 @@ class Objective:
     def taught_by(self) -> Teacher | None:
         """Whose columns ``teacher_token`` and ``teacher_logprob`` the batch must have; none unless said."""
         return None
+
+    def counted(self, liked: int, others: int) -> tuple[Self, str]:
+        """The same objective, told how many answers of its data have a score above 0, and what is to be said of it."""
+        return self, ""
 
     def filled(self) -> int:
         """Documents and answers go on with their last token to a multiple of so many."""

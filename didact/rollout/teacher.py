@@ -1,6 +1,7 @@
-"""A teacher reads a corpus once and leaves its likeliest tokens in the place of each trained one."""
+"""A teacher reads a corpus once and leaves its likeliest tokens, or what it finds of the tokens that are there."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.lib.format import open_memmap
 from didact.batch import Batch
 from didact.data.corpus import Corpus
 from didact.data.pieces import Pieces, cut
+from didact.data.stream import TokenStream
 from didact.data.taught import places
 from didact.model.model import Model
 from didact.objective.base import Teacher
@@ -41,6 +43,32 @@ def write_columns(model: Model, corpus: Corpus, context: int, teacher: Teacher, 
             logprob[rows[a : a + CHUNK]] = best.values.cpu().numpy()
     token.flush()
     logprob.flush()
+
+
+@torch.inference_mode()
+def write_reference(model: Model, corpus: Corpus, context: int, folder: Path) -> None:
+    """Writes ``reference.npy`` float32 [trained tokens]: log p of each in its place; see ``data.taught``.
+
+    The corpus is of prompts with answers; of those that do not fit ``context`` nothing is known.
+    """
+    pieces = cut([replace(corpus, weight=1.0)], context, "drop")[0][0]
+    assert pieces.example is not None
+    order = np.argsort(pieces.length, kind="stable")  # so that little is padding
+    start, length, example = (column[order] for column in (pieces.start, pieces.length, pieces.example))
+    place, device = places(corpus.trained), next(model.parameters()).device
+    found = open_memmap(folder / "reference.npy", "w+", np.float32, (int(corpus.trained.sum()),))
+    rows = max(ROOM // int(length.max()), 1)
+    stream = TokenStream(
+        [replace(pieces, start=start, length=length, example=example)], context, rows, 0, pack=False, shuffle=False
+    )
+    for first, (batch, _) in zip(range(0, len(start), rows), stream.start(0), strict=False):
+        target, said = next_token(batch)
+        ready = batch.with_(reach=causal_reach(batch)).to(device)
+        logprob = model.logprob(model.hidden(ready), target.to(device), said.to(device)).float().cpu().numpy()
+        for row, begin in enumerate(start[first : first + rows]):  # the last batch goes on with the first rows
+            at = np.flatnonzero(said[row].numpy())
+            found[place[begin + at + 1]] = logprob[row, at]
+    found.flush()
 
 
 def _rows(pieces: Pieces) -> Iterator[tuple[Batch, np.ndarray]]:

@@ -19,10 +19,12 @@ from didact.model import attention, heads
 from didact.model.load import load
 from didact.model.model import Model
 from didact.model.settings import Scratch
-from didact.objective.base import Teacher
+from didact.objective.base import Objective
 from didact.run.teach import taught
 from didact.text import tokenizer as tokenizers
 from didact.text.render import Renderer
+
+PLAIN = Objective()  # of documents and chats, each by itself
 
 
 @dataclass(frozen=True)
@@ -91,24 +93,25 @@ def parts_of(
     context: int,
     limit: int | None = None,
     overlong: Literal["drop", "window"] = "window",
-    joined: bool = False,
-    teacher: Teacher | None = None,
-    fill: int = 1,
-    judged: bool = False,
+    objective: Objective = PLAIN,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
 ) -> tuple[list[Pieces], Counts]:
-    """Data as tokens in pieces of ``context`` at most, and what was counted on the way; every process calls it."""
+    """Data as tokens in pieces of ``context`` at most, as ``objective`` reads it, and what was counted on the way.
+
+    What another model makes of it is computed in ``precision``. Every process calls it.
+    """
     if not ground.mesh.main:
         ground.mesh.barrier()  # the first process fills the cache
-    corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens", judged)
-    if teacher:
-        corpora = taught(teacher, data, corpora, ground, renderer, seed, context)
+    corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens", objective)
+    if teacher := objective.taught_by():
+        corpora = taught(teacher, data, corpora, ground, renderer, seed, context, precision)
     if ground.mesh.main:
         ground.mesh.barrier()
     if limit:
         corpora = [subset(c, limit, seed) for c in corpora]
-    if fill > 1:
-        corpora = [filled(c, fill) for c in corpora]
-    return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources), joined)
+    if objective.filled() > 1:
+        corpora = [filled(c, objective.filled()) for c in corpora]
+    return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources), objective.joined)
 
 
 def before_after(before: Score | None, after: Score | None) -> dict[str, float] | None:

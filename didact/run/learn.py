@@ -229,11 +229,12 @@ def _sources(
             stage.seed,
             stage.context,
             overlong=stage.overlong,
-            joined=objective.joined,
-            teacher=objective.taught_by(),
-            fill=objective.filled(),
-            judged=objective.judged,
+            objective=objective,
+            precision=stage.precision,
         )
+        if objective.judged:
+            objective, line = objective.counted(*_thumbs(parts))
+            ground.say(f"{stage.name}: {line}") if line else None
         stream = TokenStream(
             parts,
             stage.context,
@@ -260,3 +261,14 @@ def both(*voices: Callable[[str], None]) -> Callable[[str], None]:
             voice(line)
 
     return speak
+
+
+def _thumbs(parts: Sequence[Pieces]) -> tuple[int, int]:
+    """How many of the answers have a score above 0, and how many another; as often as an epoch reads them."""
+    liked = others = 0.0
+    for part in parts:
+        assert part.corpus.judged is not None
+        score = part.corpus.judged.score
+        liked += part.corpus.weight * float((score > 0).sum())
+        others += part.corpus.weight * float((score <= 0).sum())
+    return round(liked), round(others)

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
@@ -13,14 +13,14 @@ from didact.data.corpus import Corpus, corpus_key, encode
 from didact.data.example import Conversation, Example
 from didact.data.settings import Data
 from didact.data.source import examples
-from didact.data.taught import open_taught
+from didact.data.taught import LIKELIEST, REFERENCE, open_taught
 from didact.engine.precision import pick_dtype
 from didact.errors import DataProblem, UsageProblem
 from didact.model.folder import write_folder
 from didact.model.load import load
 from didact.model.model import Model
 from didact.objective.base import Teacher
-from didact.rollout.teacher import write_columns
+from didact.rollout.teacher import write_columns, write_reference
 from didact.run.find import find_model
 from didact.run.folder import content
 from didact.text import tokenizer as tokenizers
@@ -40,33 +40,55 @@ def taught(
     renderer: Renderer,
     seed: int,
     context: int,
+    precision: Literal["auto", "bf16", "fp32"] = "auto",
 ) -> list[Corpus]:
-    """The corpora with the teacher's columns.
+    """The corpora with the columns of the teacher, or of the reference, computed in the ``precision`` of the stage.
 
-    The teacher reads the student's tokens, each conversation behind the ``before`` of its record, and so much longer
-    pieces. Raises UsageProblem for a teacher of another tokenizer, DataProblem where the trained tokens differ.
+    A reference reads what the student does; a teacher the student's tokens, each conversation behind the ``before`` of
+    its record, and so much longer pieces. Raises UsageProblem for one of another tokenizer, DataProblem where the
+    trained tokens differ.
     """
     where = ground.model if teacher.name == SELF else find_model(teacher.name, ground.cache, ground.say)
     if where is None:
-        what = "teacher: self is the model the stage starts from, and there is none yet"
+        what = "self is the model the stage starts from, as a teacher or a reference, and there is none yet"
         raise UsageProblem(what, remedy="name a checkpoint")
     size = _shared(where, renderer)
     identity, found, model = content(where), [], None
+    dtype = pick_dtype(precision, ground.mesh.device)
     for source, corpus in zip(examples(data, ground.outputs, seed), corpora, strict=True):
-        key = corpus_key(f"{source.fingerprint} behind what the teacher reads", renderer.key)
-        reading = encode(map(_prompted, source), renderer, ground.cache / "tokens", key)
-        wide = _aligned(corpus, reading, context, source.source.path)
-        parts = [identity, teacher.top, teacher.temperature, wide, key]
+        if not teacher.top:
+            reading, wide, key = corpus, context, _digest(corpus)
+        else:
+            key = corpus_key(f"{source.fingerprint} behind what the teacher reads", renderer.key)
+            reading = encode(map(_prompted, source), renderer, ground.cache / "tokens", key)
+            wide = _aligned(corpus, reading, context, source.source.path)
+        parts = [identity, teacher.top, teacher.temperature, wide, key, str(dtype)]
         folder = ground.cache / "teacher" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
         if not folder.exists():
-            model = model or Model(load(where, pick_dtype("auto", ground.mesh.device))).to(ground.mesh.device).eval()
+            model = model or Model(load(where, dtype)).to(ground.mesh.device).eval()
             longest = min(wide, int(np.diff(reading.bound).max()))
             _fits(model, longest, source.source.path)
-            ground.say(f"{source.source.path}: {len(reading.token):,} tokens are read by the teacher, {teacher.name}")
+            role = "teacher" if teacher.top else "reference"
+            ground.say(f"{source.source.path}: {len(reading.token):,} tokens are read by the {role}, {teacher.name}")
             with write_folder(folder) as beside:
-                write_columns(model, reading, wide, teacher, size, beside)
-        found.append(replace(corpus, taught=open_taught(folder, np.asarray(corpus.trained))))
+                if teacher.top:
+                    write_columns(model, reading, wide, teacher, size, beside)
+                else:
+                    write_reference(model, reading, wide, beside)
+        columns = open_taught(folder, np.asarray(corpus.trained), LIKELIEST if teacher.top else REFERENCE)
+        found.append(replace(corpus, taught=columns))
     return found
+
+
+def _digest(corpus: Corpus) -> str:
+    """What a reference reads: the tokens, and which of them are whose."""
+    if corpus.judged is None:
+        what = "a reference is asked of answers that people judged, and these examples are none"
+        raise DataProblem(what, remedy="give prompt, chosen and rejected; prompt, completion and label; or rankings")
+    digest = hashlib.sha256()
+    for array in (corpus.token, corpus.trained, corpus.bound, corpus.judged.branch):
+        digest.update(np.ascontiguousarray(array).data)
+    return digest.hexdigest()
 
 
 def _prompted(example: Example) -> Example:

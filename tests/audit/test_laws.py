@@ -6,6 +6,7 @@ import torch
 from didact.audit import laws
 from didact.model import lora
 from didact.model.settings import Lora
+from didact.objective import resolve
 from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
 from didact.objective.distil import Distil
@@ -15,7 +16,7 @@ from didact.objective.tokens import Causal, Prefix
 from didact.rng import Rng
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
-from tests.toy import toy_model, toy_pairs, toy_stream, toy_vocabulary
+from tests.toy import toy_answers, toy_model, toy_pairs, toy_stream, toy_vocabulary
 
 OBJECTIVES = [
     objective.bind(toy_vocabulary())
@@ -35,6 +36,10 @@ OBJECTIVES = [
         Together(),
         Linked(),
         LinkedMasked(),
+        *(resolve(name, {}) for name in ("dpo", "ipo", "hinge", "ld_dpo", "pl_dpo", "simpo", "cpo", "orpo")),
+        *(resolve(name, {"label_smoothing": 0.01}) for name in ("cdpo", "robust")),
+        resolve("kto", {"beta": 1.0}),
+        resolve("dpo", {"sft": 0.3}),
     )
 ]
 
@@ -52,7 +57,14 @@ def batch(objective, pack=True):
 
 
 def stream(objective, pack=True, **given):
-    """Documents, or examples of several texts."""
+    """Documents, examples of several texts, or prompts with answers, which a reference has read."""
+    if objective.judged:
+        kto = objective.mismatched
+        how = {"levels": 2 if kto else 3, "lent": kto, "top": 0 if objective.taught_by() else None}
+        if "longest" in given:  # fifty examples to overfit, a pair of answers each
+            pack, how["examples"], how["answers"] = False, given["documents"], (3, 3) if kto else (2, 2)
+        given = {name: value for name, value in given.items() if name in ("batch_size", "longest")}
+        return toy_answers(pack=pack, **how, **given)
     if not objective.several:
         return toy_stream(pack=pack, top=3, **given)
     given = {name: value for name, value in given.items() if name in ("batch_size", "longest", "examples")}
@@ -114,13 +126,15 @@ def test_the_laws_can_fail(objective):
 @each
 def test_overfits_fifty_examples(objective):
     model = model_for(objective, hidden_size=64, intermediate_size=128)
-    examples = stream(objective, context=128, batch_size=50 if objective.several else 64, documents=50, longest=12)
+    rows = 50 if objective.several or objective.judged else 64
+    examples = stream(objective, context=128, batch_size=rows, documents=50, longest=4 if objective.judged else 12)
     assert len(examples.epoch(0)) <= 64
     ready = objective.prepare(model, next(examples.start(0))[0], Rng(0, 0))
+    minimised = {term: weight for term, weight in ready.weight.items() if term not in objective.gauges}
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
     for _ in range(150):
         losses = objective.loss(model, ready)
-        loss = torch.stack([(losses[term] * w).sum() / w.sum() for term, w in ready.weight.items()]).sum()
+        loss = torch.stack([(losses[term] * w).sum() / w.sum() for term, w in minimised.items()]).sum()
         if loss.item() < 0.1:
             return
         optimizer.zero_grad()

@@ -9,7 +9,7 @@ import torch
 from didact.batch import Batch
 from didact.data.pieces import cut
 from didact.data.stream import TokenStream
-from didact.data.taught import open_taught, places
+from didact.data.taught import LIKELIEST, open_taught, places
 from didact.errors import DataProblem
 from didact.objective.base import Teacher
 from didact.rollout import teacher as module
@@ -35,7 +35,7 @@ def test_columns_are_the_teachers_own(tmp_path, monkeypatch, top):
     monkeypatch.setattr(module, "CHUNK", 7)
     model, corpus, k = toy_model().eval(), toy_corpus(documents=12), min(top, VOCABULARY)
     write_columns(model, corpus, CONTEXT, Teacher("self", top, 2.0), VOCABULARY, tmp_path)
-    taught = open_taught(tmp_path, corpus.trained)
+    taught = open_taught(tmp_path, corpus.trained, LIKELIEST)
     parts = cut([replace(corpus, taught=taught)], CONTEXT, "window")[0]
     place, seen = places(corpus.trained), 0
     for start, length in zip(parts[0].start, parts[0].length, strict=True):
@@ -44,8 +44,8 @@ def test_columns_are_the_teachers_own(tmp_path, monkeypatch, top):
             if corpus.trained[start + i]:
                 row = place[start + i]
                 wanted = found[i - 1].topk(k)
-                assert taught.token[row].tolist() == wanted.indices.tolist()
-                np.testing.assert_allclose(taught.logprob[row], wanted.values, atol=1e-5)
+                assert taught.made["teacher_token"][row].tolist() == wanted.indices.tolist()
+                np.testing.assert_allclose(taught.made["teacher_logprob"][row], wanted.values, atol=1e-5)
                 seen += 1
     assert seen > 100
     batch = next(TokenStream(parts, CONTEXT, 8, 0).start(0))[0]
@@ -61,7 +61,7 @@ def test_columns_are_the_teachers_own(tmp_path, monkeypatch, top):
 def test_damaged_columns_are_one_line(tmp_path):
     corpus = toy_corpus(documents=3)
     with pytest.raises(DataProblem, match="damaged"):
-        open_taught(tmp_path, corpus.trained)
+        open_taught(tmp_path, corpus.trained, LIKELIEST)
     write_columns(toy_model().eval(), corpus, CONTEXT, Teacher("self", 2, 1.0), VOCABULARY, tmp_path)
     with pytest.raises(DataProblem, match="damaged"):
-        open_taught(tmp_path, corpus.trained[:-1])
+        open_taught(tmp_path, corpus.trained[:-1], LIKELIEST)
