@@ -24,10 +24,15 @@ def conversation(where: str, turns: list[Message], tools: Any, before: Sequence[
     return Conversation(where, tuple(turns), _tools(where, tools), tuple(before))
 
 
-def judged(where: str, prompt: Any, answers: Mapping[str, Any], values: tuple[float, ...]) -> Example:
-    """Answers to a prompt and what they are worth, each text or messages."""
+def judged(where: str, prompt: Any, answers: Mapping[str, Any], values: tuple[float, ...], by: Any = None) -> Example:
+    """Answers to a prompt and what they are worth, each text or messages, to the annotator ``by``."""
+    if not answers:
+        raise problem(where, "there are no completions", "leave the record out")
     read = tuple(_said(where, name, answer) for name, answer in answers.items())
-    return Answers(where, _said(where, "prompt", prompt), read, values)
+    who = str(by) if isinstance(by, int) and not isinstance(by, bool) else by
+    return Answers(
+        where, _said(where, "prompt", prompt), read, values, "" if who is None else filled(where, "annotator", who)
+    )
 
 
 def _said(where: str, name: str, value: Any) -> Said:

@@ -8,6 +8,7 @@ one, write it and list it in FORMATS.
 from __future__ import annotations
 
 import inspect
+import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from functools import cache
 from typing import Any
@@ -116,38 +117,50 @@ def related(where: str, first: Any, second: Any, relation: Any) -> Example:
     return Texts(where, texts, ("text", "text"), float(RELATIONS.index(relation)))
 
 
-def preference(where: str, prompt: Any, chosen: Any, rejected: Any) -> Example:
-    """A prompt, an answer to it, and a worse one."""
-    return judged(where, prompt, {"chosen": chosen, "rejected": rejected}, (1.0, 0.0))
+def preference(where: str, prompt: Any, chosen: Any, rejected: Any, annotator: Any = None) -> Example:
+    """A prompt, an answer to it, and a worse one; ``annotator`` is who said so."""
+    return judged(where, prompt, {"chosen": chosen, "rejected": rejected}, (1.0, 0.0), annotator)
 
 
-def ranked(where: str, prompt: Any, completions: Any, ranking: Any) -> Example:
+def ranked(where: str, prompt: Any, completions: Any, ranking: Any, annotator: Any = None) -> Example:
     """Answers to a prompt, and their numbers in groups, the best group first."""
     answers = items(where, "completions", completions)
     groups = [items(where, f"ranking[{i}]", group) for i, group in enumerate(items(where, "ranking", ranking))]
     place = {number: i for i, group in enumerate(groups) for number in group if isinstance(number, int)}
     if sum(map(len, groups)) != len(answers) or place.keys() != set(range(len(answers))):
         raise problem(where, f"the ranking does not name each of the {len(answers)} completions once")
-    named = {f"completions[{i}]": answer for i, answer in enumerate(answers)}
-    return judged(where, prompt, named, tuple(-float(place[i]) for i in range(len(answers))))
+    return judged(where, prompt, _named(answers), tuple(-float(place[i]) for i in range(len(answers))), annotator)
 
 
-def labelled(where: str, prompt: Any, completion: Any, label: Any) -> Example:
+def listed_scores(where: str, prompt: Any, completions: Any, scores: Any, annotator: Any = None) -> Example:
+    """Answers to a prompt, and a score of each; null for one that was not judged."""
+    answers, given = items(where, "completions", completions), items(where, "scores", scores)
+    if len(given) != len(answers):
+        raise problem(where, f"there are {len(given)} scores of {len(answers)} completions")
+    values = tuple(math.nan if x is None else number(where, f"scores[{i}]", x) for i, x in enumerate(given))
+    return judged(where, prompt, _named(answers), values, annotator)
+
+
+def _named(answers: list[Any]) -> dict[str, Any]:
+    return {f"completions[{i}]": answer for i, answer in enumerate(answers)}
+
+
+def labelled(where: str, prompt: Any, completion: Any, label: Any, annotator: Any = None) -> Example:
     """An answer to a prompt, and whether it was good."""
     if not isinstance(label, bool):
         raise problem(where, f"label is {kind(label)}, wanted true or false")
-    return judged(where, prompt, {"completion": completion}, (float(label),))
+    return judged(where, prompt, {"completion": completion}, (float(label),), annotator)
 
 
-def rated(where: str, prompt: Any, completion: Any, rating: Any) -> Example:
+def rated(where: str, prompt: Any, completion: Any, rating: Any, annotator: Any = None) -> Example:
     """An answer to a prompt, and how good it was."""
-    return judged(where, prompt, {"completion": completion}, (number(where, "rating", rating),))
+    return judged(where, prompt, {"completion": completion}, (number(where, "rating", rating),), annotator)
 
 
 FORMATS: tuple[Format, ...] = (
     *(text, messages, sharegpt, alpaca, completion),
     *(pair, scored, related),
-    *(preference, ranked, labelled, rated),
+    *(preference, ranked, listed_scores, labelled, rated),
 )
 
 # Fields that turn an example into something else: never passed over unless a format takes them.

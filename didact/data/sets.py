@@ -1,11 +1,12 @@
 """From what a recipe names to tokenized sources: the one way into training, evaluation and the X-ray."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
+from didact.data.answers import Judged
 from didact.data.corpus import Corpus, corpus_key, encode
 from didact.data.mismatched import mismatched
 from didact.data.settings import Data
@@ -48,14 +49,28 @@ def subset(corpus: Corpus, limit: int, seed: int) -> Corpus:
     """At most ``limit`` examples of a corpus, chosen by the seed, in their order."""
     if len(corpus) <= limit:
         return corpus
-    chosen = np.sort(np.random.default_rng(seed).permutation(len(corpus))[:limit])
+    return taken(corpus, np.sort(np.random.default_rng(seed).permutation(len(corpus))[:limit]))
+
+
+def taken(corpus: Corpus, chosen: np.ndarray) -> Corpus:
+    """The examples of these numbers, in this order."""
     spans = [slice(corpus.bound[i], corpus.bound[i + 1]) for i in chosen]
+
+    def of(column: np.ndarray, spans: Sequence[slice] = spans) -> np.ndarray:
+        return np.concatenate([column[:0], *(column[span] for span in spans)])
+
+    judged = corpus.judged
+    if judged is not None:
+        said = [judged.of(i) for i in chosen]
+        bound = np.cumsum([0, *(one.stop - one.start for one in said)])
+        judged = Judged(of(judged.branch), of(judged.score, said), of(judged.who, said), bound)
     return replace(
         corpus,
-        token=np.concatenate([corpus.token[span] for span in spans]),
-        trained=np.concatenate([corpus.trained[span] for span in spans]),
-        bound=np.concatenate([[0], np.cumsum([span.stop - span.start for span in spans])]),
+        token=of(corpus.token),
+        trained=of(corpus.trained),
+        bound=np.cumsum([0, *(span.stop - span.start for span in spans)]),
         text_bytes=corpus.text_bytes[chosen],
-        text=None if corpus.text is None else np.concatenate([corpus.text[span] for span in spans]),
+        text=None if corpus.text is None else of(corpus.text),
         value=None if corpus.value is None else corpus.value[chosen],
+        judged=judged,
     )

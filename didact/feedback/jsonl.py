@@ -1,8 +1,12 @@
-"""Feedback as the lines of a file, out and in: the field's formats, and one that loses nothing."""
+"""Feedback as the lines of a file, out and in: the field's formats, and one that loses nothing.
+
+Who judged stands in the field's formats under a pseudonym, so that a model may learn whose tastes differ.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, Literal, get_args
@@ -19,6 +23,7 @@ from didact.feedback.store import Kept, Store
 
 Form = Literal["records", "preferences", "kto", "ratings", "rankings", "sft", "good"]
 FORMS: tuple[Form, ...] = get_args(Form)
+PSEUDONYM = re.compile("p-[0-9a-f]{12}")
 BATCH = 500  # lines written in one transaction
 Line = dict[str, Any]
 
@@ -39,7 +44,14 @@ def named(store: Store, form: Form) -> Iterator[tuple[str, Line]]:
     for said in standing(store):
         if all(turn.content.strip() for turn in said.exchange.prompt if turn.role == "assistant"):
             for line in OUT[form](said):
-                yield said.id, line
+                yield said.id, line if "messages" in line else line | {"annotator": pseudonym(said.judgement.annotator)}
+
+
+def pseudonym(annotator: str) -> str:
+    """A name that is the same wherever the same person judged, and is not the person's; its own is its own."""
+    if PSEUDONYM.fullmatch(annotator):
+        return annotator
+    return f"p-{hashlib.blake2b(annotator.encode(), digest_size=6, person=b'annotator').hexdigest()}"
 
 
 def _prompt(said: Said) -> list[Line]:
@@ -118,8 +130,8 @@ OUT: dict[str, Callable[[Said], Iterator[Line]]] = {
 def load(store: Store, given: Iterable[tuple[str, Line]], annotator: str) -> int:
     """Keeps lines of any of the formats, ``(where, line)``; returns how many there were.
 
-    What is not of ``records`` is kept as ``annotator``'s judgement. The same lines again add nothing, so a load that
-    was stopped is done again. Raises DataProblem, naming the line.
+    What is not of ``records`` and names no annotator is kept as ``annotator``'s judgement. The same lines again add
+    nothing, so a load that was stopped is done again. Raises DataProblem, naming the line.
     """
     seen: Counter[bytes] = Counter()
     batch: list[tuple[str, list[Kept]]] = []
@@ -154,7 +166,7 @@ def _kept(where: str, line: Line, annotator: str, seen: Counter[bytes]) -> list[
         seen[digest] += 1  # a file may hold a line twice, from two people
         name = hashlib.sha256(digest + str(seen[digest]).encode()).hexdigest()[:32]
         asked = Kept.now(exchange)
-        fields = {"exchange": f"x{name}", "annotator": annotator, **judged}
+        fields = {"exchange": f"x{name}", "annotator": line.get("annotator", annotator), **judged}
         judgement = RECORD.validate_python({"type": "judgement", **fields})
         return [Kept(f"x{name}", asked.time, exchange), Kept(f"j{name}", asked.time, judgement)]
     except ValidationError as error:

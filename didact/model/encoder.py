@@ -14,7 +14,7 @@ from torch.nn import functional as F
 if TYPE_CHECKING:
     from transformers import PreTrainedConfig, PreTrainedModel
 
-Auto = Literal["causal", "masked", "base"]
+Auto = Literal["causal", "masked", "base", "classifier"]
 AFTER_PADDING = ("roberta", "xlm-roberta", "camembert", "roberta-prelayernorm", "data2vec-text")
 UNBOUNDED = 1 << 30
 Between = Callable[[Tensor], Tensor]
@@ -48,6 +48,8 @@ def encodes(config: PreTrainedConfig) -> bool:
 
 def kind_of(net: PreTrainedModel) -> Auto:
     """The kind of a network."""
+    if type(net).__name__.endswith("ForSequenceClassification"):
+        return "classifier"
     if net.get_output_embeddings() is None:
         return "base"
     return "masked" if type(net).__name__.endswith("ForMaskedLM") else "causal"
@@ -55,9 +57,15 @@ def kind_of(net: PreTrainedModel) -> Auto:
 
 def auto_class(kind: Auto) -> Any:
     """The class of transformers that builds and opens networks of a kind."""
-    from transformers import AutoModel, AutoModelForCausalLM, AutoModelForMaskedLM
+    from transformers import (
+        AutoModel,
+        AutoModelForCausalLM,
+        AutoModelForMaskedLM,
+        AutoModelForSequenceClassification,
+    )
 
-    return {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM, "base": AutoModel}[kind]
+    language = {"causal": AutoModelForCausalLM, "masked": AutoModelForMaskedLM}
+    return {**language, "base": AutoModel, "classifier": AutoModelForSequenceClassification}[kind]
 
 
 def between(net: PreTrainedModel) -> Between | None:

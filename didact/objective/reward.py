@@ -109,12 +109,16 @@ class Reward(Objective):
 
 def rewards(model: LanguageModel, batch: Batch) -> Tensor:
     """The reward of each answer, fp32 [B, A]: the head on the last of its tokens; 0 where there is no answer."""
+    return model.head("reward", endings(model, batch))[..., 0] * (batch.of >= 0)
+
+
+def endings(model: LanguageModel, batch: Batch) -> Tensor:
+    """The hidden state of the last token of each answer, [B, A, D]."""
     answers = batch.of.shape[1]
     index = torch.arange(batch.token.shape[1], device=batch.token.device).expand_as(batch.token)
     last = index.new_zeros(batch.size, answers + 1).scatter_reduce(1, batch.answer + 1, index, "amax")[:, 1:]
     hidden = model.hidden(batch)
-    picked = hidden.gather(1, last[:, :, None].expand(-1, -1, hidden.shape[2]))  # [B, A, D]
-    return model.head("reward", picked)[..., 0] * (batch.of >= 0)
+    return hidden.gather(1, last[:, :, None].expand(-1, -1, hidden.shape[2]))
 
 
 def _pairs(one: Reward, model: LanguageModel, batch: Batch, reward: Tensor, score: Tensor) -> Tensor:

@@ -1,20 +1,56 @@
-"""How a recipe says what answers are worth: ``rewards: [{regex: {...}}, {function: my_module:f, weight: 0.5}]``."""
+"""How a recipe says what answers are worth: the stage that learns it, and the list of a stage that learns from it.
+
+As in ``rewards: [{regex: {...}}, {function: my_module:f, weight: 0.5}]``.
+"""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, Discriminator, Field, Tag
+from pydantic import AfterValidator, Discriminator, Field, Tag, model_validator
 
 from didact.data.settings import Data
+from didact.recipe.learning import Learning, ObjectiveSpec, usual
 from didact.recipe.stage import misplaced, stage_names
 from didact.rollout.reward.base import Rewarding
 from didact.rollout.reward.faithful import Faithful
 from didact.rollout.reward.function import Function
 from didact.rollout.reward.json import Json
+from didact.rollout.reward.model import Model
 from didact.rollout.reward.regex import Regex
 from didact.rollout.reward.tests import Tests
 
-REWARDS: dict[str, type[Rewarding]] = {cls.kind: cls for cls in (Regex, Function, Json, Tests, Faithful)}
+REWARDS: dict[str, type[Rewarding]] = {cls.kind: cls for cls in (Regex, Function, Json, Tests, Model, Faithful)}
+
+
+class RewardModel(Learning):
+    """Learns what answers are worth to people from rankings, pairs or ratings, and leaves a model that says so.
+
+    Where no ``heldout`` is given, ``holdout`` is the share of prompts to measure on; ``people`` is the share of the
+    annotators. What it leaves is ``NAME/model``; the model so far stays as it is.
+    """
+
+    kind = "reward"
+    objective: ObjectiveSpec | None = usual("reward")
+    overlong: Literal["drop", "window"] = "drop"
+    learning_rate: float = Field(default_factory=lambda given: 2e-4 if given["tune"].what == "lora" else 1e-5, gt=0)
+    holdout: float = Field(default=0.1, ge=0, lt=1, description="share of prompts, without heldout")
+    people: float = Field(default=0.0, ge=0, lt=1, description="share of annotators never learned from")
+    ensemble: int = Field(default=1, ge=1, description="models that learn the same, from other beginnings")
+
+    @model_validator(mode="after")
+    def alone(self) -> "RewardModel":
+        """One set of judgements, one objective."""
+        if self.tasks:
+            raise misplaced("a reward model has no mixture; give data and objective", "tasks")
+        if self.forgetting or self.general:
+            key = "forgetting" if self.forgetting else "general"
+            raise misplaced("a reward model writes nothing, so nothing shows what it forgets; leave it out", key)
+        return self
+
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """The folder of the reward model."""
+        return ("model",)
 
 
 def _kind(value: Any) -> str | None:
@@ -29,6 +65,7 @@ RewardSpec = Annotated[
     | Annotated[Function, Tag("function")]
     | Annotated[Json, Tag("json")]
     | Annotated[Tests, Tag("tests")]
+    | Annotated[Model, Tag("model")]
     | Annotated[Faithful, Tag("faithful")],
     Discriminator(
         _kind, custom_error_type="recipe", custom_error_message="{what}", custom_error_context={"what": _WHAT}

@@ -16,6 +16,7 @@ from didact.recipe.judging import Evaluate, measured
 from didact.recipe.learning import Finetune, Pretrain
 from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Raft, Symbols, Tokenizer
 from didact.recipe.measured import Expected, MeasureSpec, expectation
+from didact.recipe.rewarding import RewardModel
 from didact.recipe.stage import Name, Stage, misplaced, stage_names
 from didact.settings import Settings
 
@@ -90,6 +91,7 @@ KINDS: dict[str, type[Stage]] = {
         Mine,
         Pretrain,
         Finetune,
+        RewardModel,
         Answer,
         Crowd,
         Evaluate,
@@ -114,6 +116,7 @@ Plain = (
     | Annotated[Mine, Tag("mine")]
     | Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Finetune, Tag("finetune")]
+    | Annotated[RewardModel, Tag("reward")]
     | Annotated[Answer, Tag("answer")]
     | Annotated[Crowd, Tag("crowd")]
     | Annotated[Evaluate, Tag("evaluate")]

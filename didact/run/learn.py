@@ -15,7 +15,7 @@ from didact.data.words import listed
 from didact.engine.evaluate import Score, evaluate, scorer
 from didact.engine.metrics import Metrics, read
 from didact.engine.precision import pick_dtype
-from didact.engine.train import Loop, Place, Source, length
+from didact.engine.train import Loop, Place, Source, Trained, length
 from didact.errors import UsageProblem
 from didact.model import attention, heads
 from didact.model.encoder import positions
@@ -40,7 +40,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
     began = time.monotonic()
     objectives = bound(stage, ground.tokens())
     tokenizer = tokenizer_for(objectives, ground)
-    model, tuned = _prepared(stage, ground, tokenizer, objectives)
+    model, tuned = prepared(stage, ground, tokenizer, objectives)
     renderer = Renderer(tokenizer, endings(model.net))  # after tuning, which may have added tokens
     objectives = bound(stage, tokenizer, model.served)
     sources, counts, steps = _sources(stage, ground, renderer, objectives)
@@ -67,6 +67,19 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
             " (forgetting: false leaves this out)"
         )
     facts = {
+        **training_facts(done, counts, tuned, ground, began, said),
+        "writes": model.writes,
+        "heldout": before_after(before, after),
+        "general": before_after(knew, knows),
+    }
+    return Artifact(model=folder.model, facts=facts)
+
+
+def training_facts(
+    done: Trained, counts: Counts, tuned: Tuned, ground: Ground, began: float, said: Sequence[str]
+) -> dict[str, Any]:
+    """What a report shows of a run of the loop; ``began`` is the stage's start on the monotonic clock."""
+    return {
         "steps": done.steps,
         "tokens": done.tokens,
         "seconds": done.reading.seconds,
@@ -76,18 +89,14 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
         "energy_source": done.reading.energy_source,
         "memory": done.reading.memory,
         "share": done.reading.share,
-        "said": said,
+        "said": list(said),
         "loss": done.loss,
         "stopped": done.stopped,
         "counts": counts.numbers(),
         "trainable": tuned.count,
         "parameters": tuned.total,
-        "writes": model.writes,
         "processes": ground.mesh.size,
-        "heldout": before_after(before, after),
-        "general": before_after(knew, knows),
     }
-    return Artifact(model=folder.model, facts=facts)
 
 
 def bound(
@@ -112,7 +121,7 @@ def tokenizer_for(objectives: Sequence[Objective], ground: Ground) -> PreTrained
     return tokenizers.with_mask(tokenizer) if any(objective.needs_mask for objective in objectives) else tokenizer
 
 
-def _prepared(
+def prepared(
     stage: Learning, ground: Ground, tokenizer: PreTrainedTokenizerFast, objectives: Sequence[Objective]
 ) -> tuple[Model, Tuned]:
     """The model in its training type, tuned, sharded, in training mode."""
@@ -124,7 +133,7 @@ def _prepared(
         net.gradient_checkpointing_enable({"use_reentrant": False})
     model = Model(net)
     for objective in objectives:
-        model.add_heads(objective.heads)
+        model.add_heads(objective.heads, stage.seed)
     if ground.model is not None:
         heads.restore(model, ground.model)
     model.to(mesh.device)
@@ -196,9 +205,22 @@ def _knew(model: Model, stage: Learning, general: Sequence[Pieces], ground: Grou
 
 
 def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, folder: StageFolder) -> None:
-    """Leaves the model as a standard folder; shards are gathered into a network that is whole again."""
-    net, tokenizer = model.net, renderer.tokenizer
+    """Leaves the model as a standard folder."""
     beside = ground.mesh.gathered(model.heads)
+    net, tokenizer = whole(model, stage, ground, renderer)
+    if ground.mesh.main:
+        template = renderer.template if isinstance(renderer.template, str) and net.can_generate() else None
+        extra = {"recipe.yaml": ground.recipe}
+        stops = renderer.stops
+        save_model(net, tokenizer, folder.model, stops=stops, template=template, heads=beside, extra_files=extra)
+    ground.mesh.barrier()
+
+
+def whole(
+    model: Model, stage: Learning, ground: Ground, renderer: Renderer
+) -> tuple[PreTrainedModel, PreTrainedTokenizerFast]:
+    """The network with its tokenizer; the first process's is whole again where shards were trained."""
+    net, tokenizer = model.net, renderer.tokenizer
     if ground.mesh.size > 1:
         state = ground.mesh.gathered(net)
         if ground.mesh.main:
@@ -207,12 +229,7 @@ def _save(model: Model, stage: Learning, ground: Ground, renderer: Renderer, fol
             net = _net(stage, ground, tokenizer, dtype)[0]
             net.load_state_dict({name: value.to(dtype) for name, value in state.items()})
             Model(net).served = model.served
-    if ground.mesh.main:
-        template = renderer.template if isinstance(renderer.template, str) and net.can_generate() else None
-        extra = {"recipe.yaml": ground.recipe}
-        stops = renderer.stops
-        save_model(net, tokenizer, folder.model, stops=stops, template=template, heads=beside, extra_files=extra)
-    ground.mesh.barrier()
+    return net, tokenizer
 
 
 def _sources(

@@ -19,6 +19,7 @@ from didact.recipe.crowding import Crowd
 from didact.recipe.judging import Evaluate
 from didact.recipe.learning import Finetune, Learning, Pretrain
 from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Raft, Symbols, Tokenizer
+from didact.recipe.rewarding import RewardModel
 from didact.recipe.schema import Compare, Recipe
 from didact.recipe.stage import Stage, stage_digest
 from didact.recipe.write import dump
@@ -35,6 +36,7 @@ from didact.run.index import index
 from didact.run.learn import learn
 from didact.run.mine import mine
 from didact.run.raft import raft
+from didact.run.reward import reward
 from didact.run.symbols import write_symbols
 from didact.run.teach import SELF
 
@@ -120,7 +122,7 @@ class Life:
                 for task in one.task_list:
                     objective.resolve(task.objective.name, task.objective.options)
                 rows_per_process(one, self.mesh)
-                first, has_model = first or one, True
+                first, has_model = first or one, has_model or not isinstance(one, RewardModel)
                 if scratch:
                     self._check_positions(one, first)
             if isinstance(stage, Evaluate | Compare):
@@ -226,6 +228,7 @@ DO: dict[type[Stage], Callable[..., Artifact]] = {
     Mine: mine,
     Pretrain: learn,
     Finetune: learn,
+    RewardModel: reward,
     Answer: answer,
     Crowd: crowd,
     Evaluate: evaluate_stage,

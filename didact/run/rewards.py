@@ -1,9 +1,17 @@
 """The rewards of a stage, opened: what each answer is worth to each, and to all of them together."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from pathlib import Path
 
+from didact.engine.precision import pick_dtype
+from didact.model.classifier import Classifier, open_classifier
+from didact.model.model import Model
+from didact.rollout.reward import trust
 from didact.rollout.reward.base import Answered, Models, Reward, Rewarding, scores
+from didact.run.find import find_model
+from didact.run.ground import Ground, opened
+from didact.text.render import Renderer
 
 
 @dataclass(frozen=True)
@@ -23,6 +31,39 @@ class Weighed:
         return [sum(w * values[i] for w, values in learned) for i in range(len(done))], said
 
 
+@dataclass
+class Shelf:
+    """Opens the models that rewards ask for, each once; ``force`` also those that are no better than chance."""
+
+    ground: Ground
+    force: bool = False
+    opened: dict[str, tuple[Model, Renderer]] = field(default_factory=dict)
+
+    def classifiers(self, name: str) -> list[Classifier]:
+        """A reward model, and those of its ensemble."""
+        first = self._classifier(self._folder(name))
+        if not self.force:
+            trust.check(first.facts, name)
+        if "prompts" in first.facts:
+            self.ground.say(trust.told(name, first.facts["prompts"]))
+        return [first, *(self._classifier(first.where / other) for other in first.facts.get("members", ()))]
+
+    def language(self, name: str) -> tuple[Model, Renderer]:
+        """A language model and what reads text for it; ``self`` is the one that the stage starts from."""
+        if name not in self.opened:
+            folder = self.ground.model if name == "self" else None
+            self.opened[name] = opened(folder or self._folder(name), self.ground.mesh.device)
+            self.opened[name][0].eval().requires_grad_(False)
+        return self.opened[name]
+
+    def _folder(self, name: str) -> Path:
+        return self.ground.outputs.get(name) or find_model(name, self.ground.cache, self.ground.say)
+
+    def _classifier(self, folder: Path) -> Classifier:
+        device = self.ground.mesh.device
+        return open_classifier(folder, device, pick_dtype("auto", device))
+
+
 def weighed(specs: Sequence[Rewarding], models: Models) -> Weighed:
-    """The rewards that a recipe names, ready; ``models`` opens what they ask for."""
+    """The rewards that a recipe names, ready; ``models``, a ``Shelf``, opens what they ask for."""
     return Weighed(tuple(spec.open(models) for spec in specs), tuple(spec.weight for spec in specs))

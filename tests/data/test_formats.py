@@ -389,3 +389,30 @@ def test_no_record_makes_a_traceback(record):
         assert problem.where == "f:1"  # noqa: PT017
     else:
         assert isinstance(found, Document | Conversation | Completion)
+
+
+def test_who_judged_and_a_score_of_each():
+    answers = example(
+        "f:1", {"prompt": "p", "completions": ["a", "b", "c"], "scores": [1, None, 2.5], "annotator": "ann"}
+    )
+    assert isinstance(answers, Answers)
+    assert answers.annotator == "ann"
+    assert (answers.values[0], answers.values[2]) == (1, 2.5)
+    assert answers.values[1] != answers.values[1]
+    for record in (
+        {"prompt": "p", "chosen": "a", "rejected": "b", "annotator": 7},
+        {"prompt": "p", "completions": ["a", "b"], "ranking": [[1], [0]], "annotator": "7"},
+        {"prompt": "p", "completion": "a", "label": True, "annotator": "7"},
+        {"prompt": "p", "completion": "a", "rating": 3, "annotator": "7"},
+    ):
+        found = example("f:1", record)
+        assert isinstance(found, Answers)
+        assert found.annotator == "7"
+    for record, what in (
+        ({"prompt": "p", "completions": ["a"], "scores": []}, "there are 0 scores of 1 completions"),
+        ({"prompt": "p", "completions": ["a"], "scores": ["good"]}, r"scores\[0\] is text, wanted a number"),
+        ({"prompt": "p", "chosen": "a", "rejected": "b", "annotator": " "}, "annotator is empty"),
+        ({"prompt": "p", "completions": [], "scores": []}, "there are no completions"),
+    ):
+        with pytest.raises(DataProblem, match=what):
+            example("f:1", record)

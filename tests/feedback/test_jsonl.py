@@ -6,7 +6,7 @@ import pytest
 from didact.data.example import Conversation
 from didact.data.formats import example
 from didact.errors import DataProblem
-from didact.feedback.jsonl import FORMS, lines, load
+from didact.feedback.jsonl import FORMS, lines, load, pseudonym
 from didact.feedback.records import Edit, Exchange, Retraction, Review, Skip
 from didact.feedback.standing import standing
 from didact.feedback.store import Store
@@ -60,17 +60,27 @@ def test_records_lose_nothing(filled, tmp_path):
 
 
 def test_the_fields_formats(filled):
-    assert list(lines(filled, "kto")) == [{"prompt": ASKED, "completion": told("three"), "label": False}]
-    assert list(lines(filled, "ratings")) == [{"prompt": ASKED, "completion": told("one"), "rating": 5}]
-    assert list(lines(filled, "rankings")) == [
+    by = {
+        form: {line.pop("annotator") for line in [*lines(filled, form)]} for form in ("kto", "ratings", "preferences")
+    }
+    assert {pseudonym(ANN)} <= set().union(*by.values()) <= {pseudonym(name) for name in (ANN, BOB, EVE)}
+    assert ANN not in repr(by)
+    assert bare(filled, "kto") == [{"prompt": ASKED, "completion": told("three"), "label": False}]
+    assert bare(filled, "ratings") == [{"prompt": ASKED, "completion": told("one"), "rating": 5}]
+    assert bare(filled, "rankings") == [
         {"prompt": ASKED, "completions": [told("one"), told("two"), told("three")], "ranking": [[2], [0, 1]]}
     ]
-    assert list(lines(filled, "preferences")) == [
+    assert bare(filled, "preferences") == [
         {"prompt": ASKED, "chosen": told("three"), "rejected": told("one")},
         {"prompt": ASKED, "chosen": told("three"), "rejected": told("two")},
         {"prompt": ASKED, "chosen": told("four"), "rejected": told("two")},
     ]
     assert list(lines(filled, "sft")) == [{"messages": ASKED + told("four")}]
+
+
+def bare(store, form):
+    """Lines without who judged."""
+    return [{name: value for name, value in line.items() if name != "annotator"} for line in lines(store, form)]
 
 
 def test_what_is_good_is_edits_and_thumbs_up(store):
@@ -101,13 +111,14 @@ def test_what_was_exported_is_imported_and_exported_alike(filled, form, tmp_path
         whole = dumped(copy)
         load(copy, read(data), "them")
         assert dumped(copy) == whole
-        assert {one.judgement.annotator for one in standing(copy)} == {"them"}
+        who = {one.judgement.annotator for one in standing(copy)}
+        assert who == {"them"} if form == "sft" else "them" not in who
 
 
 def test_text_is_imported_as_well_as_messages_and_equal_lines_both_count(store):
     line = {"prompt": "Why?", "chosen": "b", "rejected": "a"}
     assert load(store, [("f:1", line), ("f:2", line)], "them") == 2
-    assert list(lines(store, "preferences")) == [{"prompt": ASKED, "chosen": told("b"), "rejected": told("a")}] * 2
+    assert bare(store, "preferences") == [{"prompt": ASKED, "chosen": told("b"), "rejected": told("a")}] * 2
     assert [one.exchange.shown for one in standing(store)] == [(), ()]  # in which order they were shown is not known
 
 

@@ -50,10 +50,17 @@ class Reward(Protocol):
 
 
 class Models(Protocol):
-    """What a reward that needs a model may ask for."""
+    """Opens models for the rewards that need one, by what a recipe calls them; ``didact.run.rewards.Shelf``."""
 
-    def __call__(self, name: str) -> Any:
-        """A model by what a recipe calls it, opened: a ``didact.run.named.Named``."""
+    def classifiers(self, name: str) -> Sequence[Any]:
+        """A reward model and those of its ensemble, each a ``didact.model.classifier.Classifier``.
+
+        Raises GateFailed for one that is no better than chance.
+        """
+        ...
+
+    def language(self, name: str) -> tuple[Any, Any]:
+        """A ``didact.model.model.Model`` and the ``Renderer`` that reads text for it."""
         ...
 
 
