@@ -63,13 +63,11 @@ def reward(stage: RewardModel, ground: Ground, folder: StageFolder) -> Artifact:
 def _aside(stage: RewardModel, ground: Ground) -> Aside:
     """The judgements to learn from, and those to measure on."""
     assert stage.data is not None
-    renderer, cache = ground.renderer(), ground.cache / "tokens"
     if not ground.mesh.main:
         ground.mesh.barrier()  # the first process fills the cache
-    corpora = tokenized(stage.data, ground.outputs, stage.seed, renderer, cache, judged=True)
-    heldout = (
-        tokenized(stage.heldout, ground.outputs, stage.seed, renderer, cache, judged=True) if stage.heldout else []
-    )
+    how = (ground.outputs, stage.seed, ground.renderer(), ground.cache / "tokens", Reward())
+    corpora = tokenized(stage.data, *how)
+    heldout = tokenized(stage.heldout, *how) if stage.heldout else []
     if ground.mesh.main:
         ground.mesh.barrier()
     aside = set_aside(corpora, heldout, stage.holdout, stage.people, stage.seed)
