@@ -10,6 +10,7 @@ from didact.measure.bridge import Bridge
 from didact.measure.choice import Choice
 from didact.measure.loss import Loss
 from didact.measure.recall import Mrr, Recall
+from didact.measure.win_rate import WinRate
 from didact.measure.worth import Worth
 from didact.named import make
 
@@ -23,6 +24,7 @@ NAMES: dict[str, type[Measure]] = {
     "loss": Loss,
     "mrr": Mrr,
     "recall": Recall,
+    "win_rate": WinRate,
     "worth": Worth,
 }
 

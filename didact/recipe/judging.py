@@ -46,4 +46,8 @@ class Evaluate(Stage):
 
 def measured(measures: Mapping[str, MeasureSpec]) -> dict[tuple[str | int, ...], Data]:
     """The data of measures, by where it is said."""
-    return {("measures", name, spec.kind, "data"): spec.data for name, spec in measures.items()}
+    return {
+        ("measures", name, spec.kind, *at): data
+        for name, spec in measures.items()
+        for at, data in spec.inputs().items()
+    }

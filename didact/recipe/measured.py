@@ -5,10 +5,13 @@ from dataclasses import dataclass
 from itertools import pairwise
 from typing import Annotated, Any
 
-from pydantic import AfterValidator, Field, JsonValue, model_validator
+from pydantic import AfterValidator, Field, JsonValue, TypeAdapter, model_validator
 
 from didact.data.settings import Data
+from didact.recipe.rewarding import Rewards, read_by
 from didact.settings import Settings
+
+REWARDS: TypeAdapter[Any] = TypeAdapter(Rewards)
 
 TERM = re.compile(r"(?P<arm>[A-Za-z0-9][\w.-]*)(?:\s*\*\s*(?P<factor>\d+(?:\.\d+)?))?")
 SIGN = re.compile(r"(<=|>=|<|>)")
@@ -37,6 +40,27 @@ class MeasureSpec(Settings):
             return {"kind": kind, "data": given}
         own = {name: item for name, item in given.items() if name in ("data", "limit")}
         return {"kind": kind, **own, "options": {name: item for name, item in given.items() if name not in own}}
+
+    @model_validator(mode="after")
+    def rewards_known(self) -> "MeasureSpec":
+        """The rewards of a win rate are read with the recipe."""
+        if self.kind == "win_rate":
+            REWARDS.validate_python(self.options.get("rewards", []))
+        return self
+
+    def models(self) -> list[str]:
+        """The models it asks besides the one it measures, by name."""
+        return [
+            str(self.options[name]) for name in ("against", "judge") if self.kind == "win_rate" and name in self.options
+        ]
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """What it reads, by where in it that is said."""
+        found: dict[tuple[str | int, ...], Data] = {("data",): self.data}
+        if self.kind != "win_rate":
+            return found
+        judging = read_by(REWARDS.validate_python(self.options.get("rewards", [])))
+        return found | {("rewards", *at): data for at, data in judging.items()}
 
 
 @dataclass(frozen=True)

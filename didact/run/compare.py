@@ -29,7 +29,8 @@ def compare(stage: Compare, life: "Life", folder: StageFolder) -> Artifact:
     for arm, stages in stage.arms.items():
         for seed in stage.seeds if stages else stage.seeds[:1]:  # the model as it is has no seed
             life.say(f"{stage.name}: {arm}, seed {seed}")
-            branch = replace(life, folder=folder.path / f"{arm}-{seed}", outputs=dict(life.outputs))
+            start = life.model or life.base  # what a measure of an arm calls the base is what all arms start from
+            branch = replace(life, folder=folder.path / f"{arm}-{seed}", outputs=dict(life.outputs), base=start)
             *learned, measured = _arm(stage, branch, stages, seed)
             keep = first is None and arm == next(iter(stage.arms))
             first = branch.model if keep and stages else first

@@ -1,6 +1,8 @@
 """The stage ``evaluate``: bits per byte, answers and measures of a model, beside the base's."""
 
 import random
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from didact.model.model import Model
 from didact.recipe.judging import Evaluate
 from didact.rollout.diffusion import writer
 from didact.rollout.settings import Sampling
+from didact.run.find import find_model
 from didact.run.folder import Artifact, StageFolder
 from didact.run.ground import Ground, before_after, opened, parts_of
 from didact.text.render import Renderer
@@ -69,18 +72,39 @@ def _measure(
     prompts = [renderer.prompt([{"role": "user", "content": prompt}]) for prompt in stage.samples]
     greedy = Sampling(temperature=0, max_new_tokens=stage.max_new_tokens)
     answers = writer(model, renderer.decode, renderer.stops).generate(prompts, greedy)
-    return scores, [answer.text for answer in answers], _taken(stage, model.eval(), renderer, ground)
+    return scores, [answer.text for answer in answers], _taken(stage, model.eval(), renderer, ground, where)
 
 
-def _taken(stage: Evaluate, model: Model, renderer: Renderer, ground: Ground) -> dict[str, dict[str, Any]]:
+def _taken(stage: Evaluate, model: Model, renderer: Renderer, ground: Ground, where: Path) -> dict[str, dict[str, Any]]:
     """Each measure's value, unit and better direction."""
     taken = {}
+    shelf = {where: (model, renderer)}
+
+    def named(name: str) -> tuple[Model, Renderer]:
+        """Another model: the base, what a stage left, or one by its name."""
+        place = (
+            ground.base if name == "base" else ground.outputs.get(name) or find_model(name, ground.cache, ground.say)
+        )
+        if place is None:
+            what = "there is no base to compare with"
+            raise UsageProblem(what, where=stage.name, remedy="name what a stage left, as against: finetune/model")
+        if place not in shelf:
+            other, reads = opened(place, ground.mesh.device)
+            shelf[place] = other.eval(), reads
+        return shelf[place]
+
     for name, spec in stage.measures.items():
         measure = measures.resolve(spec.kind, spec.options)
-        found = [example for source in examples(spec.data, ground.outputs, stage.seed) for example in source]
+        sources = examples(spec.data, ground.outputs, stage.seed)
+        found: list[Any] = [one for each in sources for one in (each.records() if measure.records else each)]
         if spec.limit and spec.limit < len(found):
             found = random.Random(stage.seed).sample(found, spec.limit)
+        say = partial(_tell, ground.say, f"{stage.name}: {name}: ")
         with torch.no_grad():
-            value = measure(measures.Subject(model, renderer, ground.mesh, stage.seed), found)
+            value = measure(measures.Subject(model, renderer, ground.mesh, stage.seed, named, None, say), found)
         taken[name] = {"value": value, "unit": measure.unit, "better": measure.better}
     return taken
+
+
+def _tell(say: Callable[[str], None], who: str, line: str) -> None:
+    say(f"{who}{line}")

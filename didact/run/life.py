@@ -174,6 +174,9 @@ class Life:
         tasks = [task.objective for one in _learning(stage) for task in one.task_list]
         found = [objective.resolve(each.name, each.options).taught_by() for each in tasks]
         names = sorted({teacher.name for teacher in found if teacher and teacher.name != SELF})
+        if isinstance(stage, Evaluate | Compare):
+            asked = {name for spec in stage.measures.values() for name in spec.models() if name not in self.outputs}
+            names += sorted(asked - {"base"})
         names += [stage.embedder] if isinstance(stage, Index) and stage.embedder not in ("none", "model") else []
         return [content(find_model(name, self.cache, self.say)) for name in names]
 
@@ -196,6 +199,7 @@ class Life:
     def _adopt(self, stage: Stage, artifact: Artifact, name: str) -> None:
         self.outputs |= {f"{stage.name}/{output}": path for output, path in artifact.outputs.items()}
         if artifact.model:
+            self.outputs[f"{stage.name}/model"] = artifact.model
             self.model, self.tokenizer, self.parent = artifact.model, None, name
             if self.mesh.main:
                 replace(self.folder / "model.path", str(artifact.model.relative_to(self.folder)) + "\n")
