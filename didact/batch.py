@@ -22,6 +22,7 @@ Columns of a token batch, all [B, T] unless said:
     of, score, who
               int64, float32 and int64 [B, A], of each answer of a row: which example it answers (-1: no answer), what
               it was found worth (NaN: nobody said), and who found that (0: not known)
+    trust     float32 [B, A], how much a judgement counts, where people are not all alike
     row       int64 [B], the row's number in the stream: the key of all its randomness
 """
 

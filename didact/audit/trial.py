@@ -16,8 +16,8 @@ from didact.audit import laws
 from didact.audit.toy import toy_network, toy_teacher
 from didact.data.corpus import Corpus, encode
 from didact.data.example import Answers, Conversation, Document, Example, Said, Texts
-from didact.data.mismatched import mismatched
 from didact.data.pieces import Pieces, cut
+from didact.data.sets import arranged
 from didact.data.settings import Data
 from didact.data.source import examples
 from didact.data.stream import TokenStream
@@ -185,8 +185,7 @@ class Trial:
         return [_short(example) for source in found for example in islice(source, EXAMPLES)]
 
     def _parts(self, found: Sequence[Example], renderer: Renderer, name: str, objective: Objective) -> list[Pieces]:
-        given = list(mismatched(found)) if objective.mismatched else found
-        corpus: Corpus = encode(given, renderer, self.folder / "tokens", name)
+        corpus: Corpus = encode(arranged(found, objective), renderer, self.folder / "tokens", name)
         if teacher := objective.taught_by():
             corpus = toy_teacher(corpus, teacher.top, max(renderer.tokenizer.get_vocab().values()) + 1)
         return cut([corpus], self.context if objective.judged else PIECE, "window")[0]

@@ -17,14 +17,15 @@ class Judged:
     """An example's tokens are its prompt but for the last token, then each answer, behind that last token.
 
     ``branch`` int16 [N]: 0 in what the answers share, k in the k-th answer. Answer j has ``score`` float32 (NaN: nobody
-    judged it) and ``who`` int64 (see ``person``); ``bound`` int64 [examples + 1]: those of example i are
-    ``bound[i]:bound[i + 1]``.
+    judged it), ``who`` int64 (see ``person``) and, where that is known, ``trust`` float32, how much it counts;
+    ``bound`` int64 [examples + 1]: those of example i are ``bound[i]:bound[i + 1]``.
     """
 
     branch: np.ndarray
     score: np.ndarray
     who: np.ndarray
     bound: np.ndarray
+    trust: np.ndarray | None = None
 
     def of(self, example: int) -> slice:
         """The answers of an example."""
@@ -71,6 +72,8 @@ def columns(judged: Judged, example: int, where: slice, share: bool) -> tuple[np
     shared, size = int((branch == 0).sum()), np.bincount(branch)[1:]
     inside = np.arange(len(branch) - shared) - np.repeat(np.cumsum(size) - size, size)  # offset in its answer
     said = {"score": judged.score[judged.of(example)], "who": judged.who[judged.of(example)]}
+    if judged.trust is not None:
+        said["trust"] = judged.trust[judged.of(example)]
     said["of"] = np.zeros(len(said["score"]), np.int64)
     if share:
         position = np.concatenate([np.arange(shared), shared + inside])

@@ -4,7 +4,8 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from math import nan
 
-from didact.data.example import Answers, Example, Said
+from didact.data.example import Answers, Example
+from didact.data.together import prompt_key
 from didact.errors import DataProblem
 
 
@@ -16,7 +17,7 @@ def mismatched(examples: Iterable[Example]) -> Iterator[Example]:
     Raises DataProblem where all prompts are the same; other kinds of examples are passed on.
     """
     found = [_judged(example) if isinstance(example, Answers) else example for example in examples]
-    asked = [_key(example.prompt) if isinstance(example, Answers) else "" for example in found]
+    asked = [prompt_key(example.prompt) if isinstance(example, Answers) else "" for example in found]
     for number, example in enumerate(found):
         if not isinstance(example, Answers):
             yield example
@@ -37,7 +38,3 @@ def mismatched(examples: Iterable[Example]) -> Iterator[Example]:
 def _judged(example: Answers) -> Answers:
     kept = [(said, value) for said, value in zip(example.answers, example.values, strict=True) if value == value]
     return replace(example, answers=tuple(said for said, _ in kept), values=tuple(value for _, value in kept))
-
-
-def _key(prompt: Said) -> str:
-    return prompt if isinstance(prompt, str) else repr(prompt)

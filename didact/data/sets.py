@@ -1,6 +1,6 @@
 """From what a recipe names to tokenized sources: the one way into training, evaluation and the X-ray."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -8,9 +8,11 @@ import numpy as np
 
 from didact.data.answers import Judged
 from didact.data.corpus import Corpus, corpus_key, encode
+from didact.data.example import Example
 from didact.data.mismatched import mismatched
 from didact.data.settings import Data
 from didact.data.source import examples
+from didact.data.together import together
 from didact.errors import DataProblem
 from didact.objective.base import Objective
 from didact.text.render import Renderer
@@ -35,14 +37,20 @@ def tokenized(
     """
     corpora = []
     for source, found in zip(data.sources, examples(data, outputs, seed), strict=True):
-        key = found.fingerprint + (" and answers to other prompts" if objective.mismatched else "")
-        given = mismatched(found) if objective.mismatched else found
-        corpus = encode(given, renderer, cache, corpus_key(key, renderer.key), source.weight)
+        key = f"{found.fingerprint}{' mismatched' * objective.mismatched}{' together' * objective.compares}"
+        corpus = encode(arranged(found, objective), renderer, cache, corpus_key(key, renderer.key), source.weight)
         if objective.judged != (corpus.judged is not None):
             what, remedy = UNJUDGED if objective.judged else JUDGED
             raise DataProblem(what, where=source.path, remedy=remedy)
         corpora.append(corpus)
     return corpora
+
+
+def arranged(found: Iterable[Example], objective: Objective) -> Iterable[Example]:
+    """The examples as the objective wants them beside each other."""
+    if objective.mismatched:
+        return mismatched(found)
+    return together(found) if objective.compares else found
 
 
 def subset(corpus: Corpus, limit: int, seed: int) -> Corpus:

@@ -49,7 +49,7 @@ EMPTY = {"token": 0, "doc": -1, "position": 0, "trained": False, "answer": -1, "
     "teacher_logprob": 0,
     "reference": 0,
 }  # what fills a row up to the longest, by column
-NOBODY = {"of": -1, "score": math.nan, "who": 0}  # the same of answers
+NOBODY = {"of": -1, "score": math.nan, "who": 0, "trust": 0.0}  # the same of answers
 
 
 class TokenStream:

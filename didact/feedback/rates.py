@@ -6,10 +6,13 @@ import math
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from didact.feedback.agreement import Vote
 from didact.feedback.records import Ranking
-from didact.feedback.standing import Said
+
+if TYPE_CHECKING:
+    from didact.feedback.standing import Said
 
 Z = 1.959963984540054  # of a normal distribution, 95% lie within
 

@@ -93,10 +93,10 @@ class Objective:
     own, by name, with their number of outputs or as a ``Head``; they are saved beside the model. ``generates``: what it
     trains can write left to right, so the sampler's log-probabilities must be those of the training path. ``several``:
     an item is an example of several texts, a row of its own. ``joined``: these are read as one, so they share the
-    context. ``judged``: an item is a prompt with answers and what they were found worth; ``mismatched``: the
-    last of its answers is to another prompt, and not judged. ``gauges``: terms that are measured and not minimised;
-    ``loss`` returns them too, and their weights say what they are the mean of. ``acts``: the answers are the model's
-    own, drawn while it is trained.
+    context. ``judged``: an item is a prompt with answers and what they were found worth; ``compares``: these
+    are held against each other; ``mismatched``: the last of them is to another prompt, and not judged. ``gauges``:
+    terms that are measured and not minimised; ``loss`` returns them too, and their weights say what they are the mean
+    of. ``acts``: the answers are the model's own, drawn while it is trained.
     """
 
     needs_mask: ClassVar[bool] = False
@@ -105,6 +105,7 @@ class Objective:
     joined: ClassVar[bool] = False
     judged: ClassVar[bool] = False
     acts: ClassVar[bool] = False
+    compares: ClassVar[bool] = False
     mismatched: ClassVar[bool] = False
     gauges: ClassVar[frozenset[str]] = frozenset()
     heads: ClassVar[Mapping[str, int | Head]] = {}

@@ -75,7 +75,7 @@ class Kto(Judged):
             )
         z0 = self.drift(model, only(ready, ~said)).expand(batch.size)
         rest = only(ready, said).with_(z0=z0)
-        there = judged(rest).float()
+        there = judged(rest).float() * (rest.trust if "trust" in rest else 1.0)
         weight = {"answer": there, "chosen_logprob": there * liked(rest), "rejected_logprob": there * (1 - liked(rest))}
         return rest.with_(weight | {"z0": torch.ones_like(z0)})
 

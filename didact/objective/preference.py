@@ -31,6 +31,7 @@ class Preference(Judged):
     of pairs in the right order; ``log_ratio``, the gain of a token of any answer.
     """
 
+    compares: ClassVar[bool] = True
     gauges: ClassVar[frozenset[str]] = frozenset(
         {"chosen_logprob", "rejected_logprob", "margin", "accuracy", "log_ratio"}
     )
@@ -58,6 +59,8 @@ class Preference(Judged):
         """Adds what ``read`` adds and the weights: ``pair`` [B, A, A], ``sft`` [B, T], those of the gauges."""
         ready = self.read(batch)
         pair = pairs(ready).float()
+        if "trust" in ready:
+            pair = pair * ready.trust[:, :, None]
         measured = dict.fromkeys(("chosen_logprob", "rejected_logprob", "margin", "accuracy"), pair)
         weight = self.weights(pair, ready) | measured | {"log_ratio": ready.said}
         if self.sft:

@@ -1,5 +1,6 @@
 """Recipes: YAML <-> typed stages, with every mistake told by file and line."""
 
+from didact.recipe.aligning import Align
 from didact.recipe.editor import json_schema
 from didact.recipe.judging import Evaluate
 from didact.recipe.learning import Finetune, Learning, ObjectiveSpec, Pretrain, TaskSpec
@@ -10,6 +11,7 @@ from didact.recipe.stage import Stage, stage_digest
 from didact.recipe.write import dump
 
 __all__ = [
+    "Align",
     "Corpus",
     "Evaluate",
     "Finetune",

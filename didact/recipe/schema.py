@@ -11,6 +11,7 @@ from pydantic import Discriminator, Field, Tag, ValidationInfo, field_validator,
 
 from didact.data.settings import Data
 from didact.model.settings import Scratch
+from didact.recipe.aligning import Align
 from didact.recipe.crowding import Crowd
 from didact.recipe.judging import Evaluate, measured
 from didact.recipe.learning import Finetune, Pretrain
@@ -92,6 +93,7 @@ KINDS: dict[str, type[Stage]] = {
         Pretrain,
         Finetune,
         RewardModel,
+        Align,
         Answer,
         Crowd,
         Evaluate,
@@ -117,6 +119,7 @@ Plain = (
     | Annotated[Pretrain, Tag("pretrain")]
     | Annotated[Finetune, Tag("finetune")]
     | Annotated[RewardModel, Tag("reward")]
+    | Annotated[Align, Tag("align")]
     | Annotated[Answer, Tag("answer")]
     | Annotated[Crowd, Tag("crowd")]
     | Annotated[Evaluate, Tag("evaluate")]

@@ -34,16 +34,21 @@ from didact.run.ground import Ground, before_after, check_vocabulary, endings, p
 from didact.text import tokenizer as tokenizers
 from didact.text.render import Renderer
 
+Weigh = Callable[[Sequence[Pieces]], list[Pieces]]
 
-def learn(stage: Learning, ground: Ground, folder: StageFolder) -> Artifact:
-    """Trains the model on the stage's tasks and saves it as a standard checkpoint folder."""
+
+def learn(stage: Learning, ground: Ground, folder: StageFolder, weigh: Weigh = list) -> Artifact:
+    """Trains the model on the stage's tasks and saves it as a standard checkpoint folder.
+
+    ``weigh`` says of judged data how much each judgement counts.
+    """
     began = time.monotonic()
     objectives = bound(stage, ground.tokens())
     tokenizer = tokenizer_for(objectives, ground)
     model, tuned = prepared(stage, ground, tokenizer, objectives)
     renderer = Renderer(tokenizer, endings(model.net))  # after tuning, which may have added tokens
     objectives = bound(stage, tokenizer, model.served)
-    sources, counts, steps = _sources(stage, ground, renderer, objectives)
+    sources, counts, steps = _sources(stage, ground, renderer, objectives, weigh)
     heldout = parts_of(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = _held_out(model, stage, heldout, ground, folder, Place())
     general = _general(stage, ground, renderer, model)
@@ -233,7 +238,7 @@ def whole(
 
 
 def _sources(
-    stage: Learning, ground: Ground, renderer: Renderer, objectives: Sequence[Objective]
+    stage: Learning, ground: Ground, renderer: Renderer, objectives: Sequence[Objective], weigh: Weigh
 ) -> tuple[list[Source], Counts, int]:
     """The tasks' streams; the stage is as long as its first task's data says."""
     sources, all_counts, steps = [], [], 0
@@ -250,6 +255,7 @@ def _sources(
             precision=stage.precision,
         )
         if objective.judged:
+            parts = weigh(parts)
             objective, line = objective.counted(*_thumbs(parts))
             ground.say(f"{stage.name}: {line}") if line else None
         stream = TokenStream(

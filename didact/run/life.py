@@ -15,6 +15,7 @@ from didact.engine.train import rows_per_process
 from didact.errors import UsageProblem
 from didact.model.load import check_folder
 from didact.model.settings import Scratch
+from didact.recipe.aligning import Align
 from didact.recipe.crowding import Crowd
 from didact.recipe.judging import Evaluate
 from didact.recipe.learning import Finetune, Learning, Pretrain
@@ -25,6 +26,7 @@ from didact.recipe.stage import Stage, stage_digest
 from didact.recipe.write import dump
 from didact.retrieve.index import POINTER
 from didact.run import make
+from didact.run.align import align
 from didact.run.answer import answer
 from didact.run.compare import compare
 from didact.run.crowd import crowd
@@ -233,6 +235,7 @@ DO: dict[type[Stage], Callable[..., Artifact]] = {
     Pretrain: learn,
     Finetune: learn,
     RewardModel: reward,
+    Align: align,
     Answer: answer,
     Crowd: crowd,
     Evaluate: evaluate_stage,
