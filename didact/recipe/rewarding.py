@@ -15,11 +15,12 @@ from didact.rollout.reward.base import Rewarding
 from didact.rollout.reward.faithful import Faithful
 from didact.rollout.reward.function import Function
 from didact.rollout.reward.json import Json
+from didact.rollout.reward.judge import Judge
 from didact.rollout.reward.model import Model
 from didact.rollout.reward.regex import Regex
 from didact.rollout.reward.tests import Tests
 
-REWARDS: dict[str, type[Rewarding]] = {cls.kind: cls for cls in (Regex, Function, Json, Tests, Model, Faithful)}
+REWARDS: dict[str, type[Rewarding]] = {cls.kind: cls for cls in (Regex, Function, Json, Tests, Model, Judge, Faithful)}
 
 
 class RewardModel(Learning):
@@ -66,6 +67,7 @@ RewardSpec = Annotated[
     | Annotated[Json, Tag("json")]
     | Annotated[Tests, Tag("tests")]
     | Annotated[Model, Tag("model")]
+    | Annotated[Judge, Tag("judge")]
     | Annotated[Faithful, Tag("faithful")],
     Discriminator(
         _kind, custom_error_type="recipe", custom_error_message="{what}", custom_error_context={"what": _WHAT}
