@@ -4,14 +4,22 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from math import nan
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import torch
 
-from benchmarks.aligned import reward
+from benchmarks.aligned import of_labels, of_pairs, reward
 from benchmarks.case import Job, Measured
 from benchmarks.hyper import HYPER
 from benchmarks.ours import loop
+from didact.batch import Batch
+from didact.data.answers import Judged
+from didact.data.corpus import Corpus
+from didact.data.pieces import cut
+from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh
 from didact.engine.precision import compiled, pick_dtype
 from didact.engine.settings import Training
@@ -23,7 +31,7 @@ from didact.model.settings import Tune
 from didact.model.tune import apply
 from didact.objective import resolve
 from didact.objective.policy import Policy
-from didact.rollout.cast import Cast
+from didact.rollout.cast import Cast, read
 from didact.rollout.experience import Experience, Setting
 from didact.rollout.prompts import Prompt
 from didact.rollout.reward.base import Answered
@@ -43,6 +51,51 @@ def opened(job: Job) -> tuple[Model, Training, Renderer]:
     model = Model(net)
     model.check()
     return model.train(), settings, Renderer(tokenizers.load(Path(job.inputs.model)))
+
+
+def prefer(job: Job) -> Measured:
+    """``options``: ``objective``, dpo of pairs or kto of labels, with the reference's columns made before."""
+    model, settings, _ = opened(job)
+    objective = resolve(job.options["objective"], {})
+    labels = job.options["objective"] == "kto"
+    batches = [row(_turned(step) if labels else _paired(step)) for step in job.inputs.steps]
+    batches = [batch.with_(reference=read(model, batch, 1.0, 1)) for batch in batches]
+    model = compiled(model, settings, len(batches))
+    task = Task("bench", objective, ((batch, number) for number, batch in enumerate(batches)))
+    measured = loop(model, settings, task, len(batches), micro_rows=1)
+    tokens = [(of_labels if labels else of_pairs)(step) for step in job.inputs.steps]
+    return Measured(measured.seconds, tokens, measured.losses)
+
+
+Asked = tuple[list[int], list[list[int]], list[float]]  # a prompt, its answers, what they are worth
+
+
+def _paired(step: list[Any]) -> list[Asked]:
+    return [(prompt, [chosen, rejected], [1.0, 0.0]) for prompt, chosen, rejected in step]
+
+
+def _turned(step: list[Any]) -> list[Asked]:
+    """Each prompt with its answer, and with the one before, which nobody judged."""
+    before = [answer for _, answer, _ in [step[-1], *step[:-1]]]
+    return [(prompt, [own, other], [label, nan]) for (prompt, own, label), other in zip(step, before, strict=True)]
+
+
+def row(examples: list[Asked]) -> Batch:
+    """All examples of a step in one row."""
+    token, trained, branch = list[int](), list[bool](), list[int]()
+    for prompt, answers, _ in examples:
+        parts = [prompt[:-1], *([prompt[-1], *answer] for answer in answers)]
+        token += [one for part in parts for one in part]
+        trained += [number > 0 and place > 0 for number, part in enumerate(parts) for place in range(len(part))]
+        branch += [number for number, part in enumerate(parts) for _ in part]
+    sizes = [len(prompt) - 1 + sum(1 + len(answer) for answer in answers) for prompt, answers, _ in examples]
+    bound = np.cumsum([0, *sizes])
+    score = np.asarray([value for _, _, values in examples for value in values], np.float32)
+    counts = np.cumsum([0, *(len(values) for _, _, values in examples)])
+    judged = Judged(np.asarray(branch, np.int16), score, np.zeros(len(score), np.int64), counts)
+    corpus = Corpus(np.asarray(token, np.int32), np.asarray(trained), bound, np.diff(bound), judged=judged)
+    parts = cut([corpus], int(bound[-1]), "drop")[0]
+    return next(TokenStream(parts, int(bound[-1]), 1, 0, shuffle=False).start(0))[0]
 
 
 def reinforce(job: Job) -> Measured:
