@@ -25,7 +25,8 @@ from didact.engine import checkpoint
 from didact.engine.mesh import Mesh, pick_device
 from didact.engine.precision import pick_dtype
 from didact.engine.progress import Progress
-from didact.engine.train import Loop, Source
+from didact.engine.step import Source
+from didact.engine.train import Loop
 from didact.errors import Problem
 from didact.model.load import load as load_network
 from didact.model.model import Model

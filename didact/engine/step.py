@@ -1,15 +1,27 @@
 """The training step of every objective: text or image, offline or on-policy, on any number of processes."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from didact.batch import Batch
+from didact.data.stream import Stream
 from didact.engine.mesh import Mesh
+from didact.engine.settings import Turn
 from didact.objective.base import LanguageModel, Objective
 from didact.rng import Rng
+
+
+@dataclass(frozen=True)
+class Source:
+    """A task before it is started: its data, its objective, and when and how much its loss counts."""
+
+    name: str
+    objective: Objective
+    stream: Stream
+    turn: Turn = field(default_factory=Turn)
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from didact.data.words import listed
 from didact.engine.evaluate import Score, evaluate, scorer
 from didact.engine.metrics import Metrics, read
 from didact.engine.precision import pick_dtype
-from didact.engine.train import Loop, Place, Source, Trained, length
+from didact.engine.step import Source
+from didact.engine.train import Loop, Place, Trained, length
 from didact.errors import UsageProblem
 from didact.model import attention, heads
 from didact.model.encoder import positions

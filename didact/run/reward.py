@@ -19,7 +19,8 @@ from didact.data.pieces import Counts, Pieces, cut
 from didact.data.sets import subset, tokenized
 from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh
-from didact.engine.train import Loop, Source, Trained, length
+from didact.engine.step import Source
+from didact.engine.train import Loop, Trained, length
 from didact.errors import DataProblem, UsageProblem
 from didact.model.classifier import save_classifier
 from didact.model.model import Model

@@ -6,7 +6,7 @@ import re
 import pytest
 import torch
 
-from didact.engine import metrics, train
+from didact.engine import metrics, probe
 from didact.engine.mesh import Mesh
 from didact.engine.settings import Training
 from didact.engine.train import length, rows_per_process
@@ -138,7 +138,7 @@ def test_memory_that_does_not_suffice_is_said_before_the_first_step(tmp_path, mo
     def full(*_):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(train, "full_batch", full)
+    monkeypatch.setattr(probe, "full_batch", full)
     with pytest.raises(ResourceProblem, match="1 x 32 tokens does not fit in memory; set activation_checkpointing"):
         run(JOB, tmp_path)
     assert not trail_exists(tmp_path)

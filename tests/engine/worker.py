@@ -27,8 +27,9 @@ from didact.engine import meter, supervise
 from didact.engine.evaluate import evaluate
 from didact.engine.mesh import join
 from didact.engine.settings import Training, Turn
+from didact.engine.step import Source
 from didact.engine.stop import SIGNALS, listening
-from didact.engine.train import Loop, Source
+from didact.engine.train import Loop
 from didact.errors import Problem
 from didact.model import lora
 from didact.model.settings import Lora

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from didact.engine.mesh import Mesh
-from didact.engine.train import Loop, Source
+from didact.engine.step import Source
+from didact.engine.train import Loop
 from didact.objective import resolve
 from didact.recipe.learning import Pretrain
 from tests.toy import toy_model, toy_stream, toy_vocabulary
