@@ -156,16 +156,49 @@ def init(
 @app.command("eval")
 def evaluate(
     model: ModelName,
-    data: Annotated[str, typer.Option(help="Data as a recipe names it: a file, a folder, a pattern.")],
+    other: Annotated[str | None, typer.Argument(help="With --prompts: the model whose answers are compared.")] = None,
+    data: Annotated[str | None, typer.Option(help="Data as a recipe names it: a file, a folder, a pattern.")] = None,
     against: Annotated[str | None, typer.Option(help="A second model, measured on the same data.")] = None,
+    prompts: Annotated[str | None, typer.Option(help="Prompts that both models answer, as data.")] = None,
+    reward: Annotated[list[str] | None, typer.Option(help="Who judges: a reward, as a recipe says it.")] = None,
+    judge: Annotated[str | None, typer.Option(help="Who judges: a model, which reads both orders.")] = None,
+    rubric: Annotated[str | None, typer.Option(help="What the judge is to look at.")] = None,
+    people: Annotated[int, typer.Option(min=0, help="Who judges: so many people each pair, on the page.")] = 0,
+    store: Annotated[str | None, typer.Option(help="The feedback store, for --people.")] = None,
+    temperature: Annotated[float, typer.Option(min=0)] = 0.7,
+    max_new_tokens: Annotated[int, typer.Option(min=1)] = 128,
+    seed: Annotated[int, typer.Option(min=0)] = 0,
     limit: Annotated[int | None, typer.Option(min=1, help="Examples to measure, chosen by chance.")] = None,
     context: Annotated[int, typer.Option(min=8, help="Tokens in a row.")] = 1024,
     device: Device = "auto",
 ) -> None:
-    """Measures bits per byte of a model on any data: one JSON line a model."""
-    from didact.run.measure import measure
+    """Measures bits per byte of a model on any data, or whose answers to the same prompts are better."""
+    if (data is None) == (prompts is None) or (other is None) != (prompts is None):
+        remedy = "give --data FILE for bits per byte, or two models and --prompts FILE to compare answers"
+        raise UsageProblem("what is to be measured?", remedy=remedy)
+    if data is not None:
+        from didact.run.measure import measure
 
-    measure(model, data, against, limit, context, device, say)
+        measure(model, data, against, limit, context, device, say)
+        return
+    from didact.run.duel import RUBRIC, Duel, duel
+
+    assert other is not None
+    assert prompts is not None
+    asked = Duel(
+        prompts=prompts,
+        rewards=tuple(reward or ()),
+        judge=judge,
+        rubric=rubric or RUBRIC,
+        people=people,
+        store=store,
+        limit=limit,
+        temperature=temperature,
+        max_new_tokens=max_new_tokens,
+        seed=seed,
+        device=device,
+    )
+    duel(model, other, asked, say)
 
 
 @app.command()

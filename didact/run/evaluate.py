@@ -20,6 +20,7 @@ from didact.rollout.settings import Sampling
 from didact.run.find import find_model
 from didact.run.folder import Artifact, StageFolder
 from didact.run.ground import Ground, before_after, opened, parts_of
+from didact.run.rewards import Shelf
 from didact.text.render import Renderer
 
 
@@ -101,7 +102,9 @@ def _taken(stage: Evaluate, model: Model, renderer: Renderer, ground: Ground, wh
             found = random.Random(stage.seed).sample(found, spec.limit)
         say = partial(_tell, ground.say, f"{stage.name}: {name}: ")
         with torch.no_grad():
-            value = measure(measures.Subject(model, renderer, ground.mesh, stage.seed, named, None, say), found)
+            value = measure(
+                measures.Subject(model, renderer, ground.mesh, stage.seed, named, Shelf(ground), say), found
+            )
         taken[name] = {"value": value, "unit": measure.unit, "better": measure.better}
     return taken
 

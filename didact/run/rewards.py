@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from didact.engine.precision import pick_dtype
+from didact.errors import UsageProblem
 from didact.model.classifier import Classifier, open_classifier
 from didact.model.model import Model
 from didact.rollout.reward import trust
@@ -47,6 +48,15 @@ class Shelf:
         if "prompts" in first.facts:
             self.ground.say(trust.told(name, first.facts["prompts"]))
         return [first, *(self._classifier(first.where / other) for other in first.facts.get("members", ()))]
+
+    def file(self, name: str) -> Path:
+        """A file by what a recipe calls it. Raises UsageProblem where there is none."""
+        place = self.ground.outputs.get(name, Path(name))
+        if not place.is_file():
+            raise UsageProblem(
+                "no such file or output", where=name, remedy="name what an earlier stage left, or a path"
+            )
+        return place
 
     def language(self, name: str) -> tuple[Model, Renderer]:
         """A language model and what reads text for it; ``self`` is the one that the stage starts from."""

@@ -8,6 +8,9 @@ import pytest
 from didact.data.settings import Data
 from didact.data.source import examples
 from didact.errors import UsageProblem
+from didact.feedback.crowd import member
+from didact.rollout.reward.base import Answered
+from didact.rollout.reward.crowd import Wanted
 from didact.run.feedback import report
 from tests.battery.base import chats, lines
 from tests.run.test_life import base, world  # noqa: F401 - fixtures
@@ -105,3 +108,14 @@ def test_without_a_model_there_is_nobody_to_answer(asked):
     asked.recipe(tokenizer, CROWD, base="{architecture: llama, size: 60k}", more="device: cpu\n")
     with pytest.raises(UsageProblem, match="there is no model to crowd yet"):
         asked.run()
+
+
+def test_people_who_were_not_heard_judge_a_model(asked):
+    wins = "{win_rate: {data: crowd/prompts.heldout, rewards: [{crowd: crowd/people.heldout}], max_new_tokens: 4}}"
+    asked.recipe(CROWD, "{evaluate: {measures: {wins: %s}, against: none}}" % wins, more="device: cpu\n")  # noqa: UP031
+    asked.run()
+    assert asked.facts("evaluate")["measures"]["wins"]["value"] == 0.5
+    people = left(asked)["people.heldout.jsonl"]
+    found = Wanted("c", [member(json.loads(line)) for line in people.open()])
+    short, long = (Answered((), text, {}) for text in ("red", "word " * 90))
+    assert found([short])[0] > found([long])[0]

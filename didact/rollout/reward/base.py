@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
 from pydantic import Field, model_validator
@@ -57,6 +58,10 @@ class Models(Protocol):
 
         Raises GateFailed for one that is no better than chance.
         """
+        ...
+
+    def file(self, name: str) -> Path:
+        """A file that an earlier stage left, or one by its path."""
         ...
 
     def language(self, name: str) -> tuple[Any, Any]:
