@@ -9,6 +9,7 @@ from didact.measure.bits import BitsPerByte
 from didact.measure.bridge import Bridge
 from didact.measure.choice import Choice
 from didact.measure.loss import Loss
+from didact.measure.preference import Chosen, Preference
 from didact.measure.recall import Mrr, Recall
 from didact.measure.win_rate import WinRate
 from didact.measure.worth import Worth
@@ -21,8 +22,10 @@ NAMES: dict[str, type[Measure]] = {
     "bits_per_byte": BitsPerByte,
     "bridge": Bridge,
     "choice": Choice,
+    "chosen": Chosen,
     "loss": Loss,
     "mrr": Mrr,
+    "preference": Preference,
     "recall": Recall,
     "win_rate": WinRate,
     "worth": Worth,

@@ -50,9 +50,8 @@ class MeasureSpec(Settings):
 
     def models(self) -> list[str]:
         """The models it asks besides the one it measures, by name."""
-        return [
-            str(self.options[name]) for name in ("against", "judge") if self.kind == "win_rate" and name in self.options
-        ]
+        asks = self.kind in ("win_rate", "preference")
+        return [str(self.options[name]) for name in ("against", "judge") if asks and self.options.get(name)]
 
     def inputs(self) -> dict[tuple[str | int, ...], Data]:
         """What it reads, by where in it that is said."""

@@ -45,22 +45,26 @@ def write_columns(model: Model, corpus: Corpus, context: int, teacher: Teacher, 
     logprob.flush()
 
 
-@torch.inference_mode()
 def write_reference(model: Model, corpus: Corpus, context: int, folder: Path) -> None:
-    """Writes ``reference.npy`` float32 [trained tokens]: log p of each in its place; see ``data.taught``.
+    """Writes ``reference.npy``, the ``logprobs`` of a corpus of prompts with answers; see ``data.taught``."""
+    np.save(folder / "reference.npy", logprobs(model, corpus, context))
 
-    The corpus is of prompts with answers; of those that do not fit ``context`` nothing is known.
+
+@torch.inference_mode()
+def logprobs(model: Model, corpus: Corpus, context: int) -> np.ndarray:
+    """log p of each trained token of prompts with answers in its place, float32 [trained tokens].
+
+    It is 0 in examples that do not fit ``context``.
     """
     pieces = cut([replace(corpus, weight=1.0)], context, "drop")[0][0]
     assert pieces.example is not None
     order = np.argsort(pieces.length, kind="stable")  # so that little is padding
     start, length, example = (column[order] for column in (pieces.start, pieces.length, pieces.example))
     place, device = places(corpus.trained), next(model.parameters()).device
-    found = open_memmap(folder / "reference.npy", "w+", np.float32, (int(corpus.trained.sum()),))
+    found = np.zeros(int(corpus.trained.sum()), np.float32)
     rows = max(ROOM // int(length.max()), 1)
-    stream = TokenStream(
-        [replace(pieces, start=start, length=length, example=example)], context, rows, 0, pack=False, shuffle=False
-    )
+    pieces = replace(pieces, start=start, length=length, example=example)
+    stream = TokenStream([pieces], context, rows, 0, pack=False, shuffle=False)
     for first, (batch, _) in zip(range(0, len(start), rows), stream.start(0), strict=False):
         target, said = next_token(batch)
         ready = batch.with_(reach=causal_reach(batch)).to(device)
@@ -68,7 +72,7 @@ def write_reference(model: Model, corpus: Corpus, context: int, folder: Path) ->
         for row, begin in enumerate(start[first : first + rows]):  # the last batch goes on with the first rows
             at = np.flatnonzero(said[row].numpy())
             found[place[begin + at + 1]] = logprob[row, at]
-    found.flush()
+    return found
 
 
 def _rows(pieces: Pieces) -> Iterator[tuple[Batch, np.ndarray]]:
