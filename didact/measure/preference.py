@@ -24,8 +24,8 @@ Scores = list[tuple[np.ndarray, np.ndarray]]  # of each prompt: what people, and
 class Preference(Measure):
     """Share of pairs of answers to one prompt that the model orders as people did; a tie of the model's is half.
 
-    It prefers the likelier answer: log p(answer | prompt), of its tokens in sum or on ``average``. With ``against`` (the
-    base, or a model by name), what answers gained on that one counts: the reward that alignment has left in the model
+    It prefers the likelier answer: log p(answer | prompt), a sum over tokens, or their ``average``. With ``against``,
+    the base or a model by name, what answers gained on that one counts: the reward that alignment has left in a model
     (DPO, arXiv:2305.18290, section 4). Examples are judged answers; ratings and thumbs are compared where they are of
     one prompt. An interval of 95%, over prompts drawn anew, is said.
     """
