@@ -11,6 +11,7 @@ from didact.measure.choice import Choice
 from didact.measure.loss import Loss
 from didact.measure.preference import Chosen, Preference
 from didact.measure.recall import Mrr, Recall
+from didact.measure.rewarded import Rewarded
 from didact.measure.win_rate import WinRate
 from didact.measure.worth import Worth
 from didact.named import make
@@ -28,6 +29,7 @@ NAMES: dict[str, type[Measure]] = {
     "preference": Preference,
     "recall": Recall,
     "win_rate": WinRate,
+    "reward": Rewarded,
     "worth": Worth,
 }
 

@@ -4,7 +4,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
-from didact.data.example import Example
 from didact.engine.mesh import Mesh
 from didact.model.model import Model
 from didact.text.render import Renderer
@@ -38,6 +37,6 @@ class Measure:
     better: ClassVar[Literal["lower", "higher"]]
     records: ClassVar[bool] = False
 
-    def __call__(self, subject: Subject, examples: Sequence[Example]) -> float:
+    def __call__(self, subject: Subject, examples: Sequence[Any]) -> float:
         """The number, the same on every process."""
         raise TypeError(f"{type(self).__name__} does not say how to measure")

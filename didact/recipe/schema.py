@@ -17,6 +17,7 @@ from didact.recipe.judging import Evaluate, measured
 from didact.recipe.learning import Finetune, Pretrain
 from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Raft, Symbols, Tokenizer
 from didact.recipe.measured import Expected, MeasureSpec, expectation
+from didact.recipe.reinforcing import Reinforce
 from didact.recipe.rewarding import RewardModel
 from didact.recipe.stage import Name, Stage, misplaced, stage_names
 from didact.settings import Settings
@@ -94,6 +95,7 @@ KINDS: dict[str, type[Stage]] = {
         Finetune,
         RewardModel,
         Align,
+        Reinforce,
         Answer,
         Crowd,
         Evaluate,
@@ -120,6 +122,7 @@ Plain = (
     | Annotated[Finetune, Tag("finetune")]
     | Annotated[RewardModel, Tag("reward")]
     | Annotated[Align, Tag("align")]
+    | Annotated[Reinforce, Tag("reinforce")]
     | Annotated[Answer, Tag("answer")]
     | Annotated[Crowd, Tag("crowd")]
     | Annotated[Evaluate, Tag("evaluate")]

@@ -3,6 +3,7 @@
 import hashlib
 import time
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -28,8 +29,10 @@ from didact.model.scratch import build
 from didact.model.tune import Tuned, apply
 from didact.objective import resolve
 from didact.objective.base import Objective
+from didact.objective.policy import Policy
 from didact.recipe.learning import Learning
 from didact.run import forgetting
+from didact.run.act import acting
 from didact.run.folder import Artifact, StageFolder
 from didact.run.ground import Ground, before_after, check_vocabulary, endings, parts_of
 from didact.text import tokenizer as tokenizers
@@ -49,7 +52,7 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder, weigh: Weigh = l
     model, tuned = prepared(stage, ground, tokenizer, objectives)
     renderer = Renderer(tokenizer, endings(model.net))  # after tuning, which may have added tokens
     objectives = bound(stage, tokenizer, model.served)
-    sources, counts, steps = _sources(stage, ground, renderer, objectives, weigh)
+    sources, counts, steps = _sources(stage, ground, renderer, objectives, weigh, model, folder)
     heldout = parts_of(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = _held_out(model, stage, heldout, ground, folder, Place())
     general = _general(stage, ground, renderer, model)
@@ -238,12 +241,34 @@ def whole(
     return net, tokenizer
 
 
+def _begun(stage: Learning, ground: Ground, objectives: Sequence[Objective]) -> Model:
+    """The model as the stage found it, whole: what one in training is compared with."""
+    dtype = pick_dtype(stage.precision, ground.mesh.device)
+    model = Model(_net(stage, ground, tokenizer_for(objectives, ground), dtype)[0])
+    for objective in objectives:
+        model.add_heads(objective.heads)
+    return model
+
+
 def _sources(
-    stage: Learning, ground: Ground, renderer: Renderer, objectives: Sequence[Objective], weigh: Weigh
+    stage: Learning,
+    ground: Ground,
+    renderer: Renderer,
+    objectives: Sequence[Objective],
+    weigh: Weigh,
+    model: Model,
+    folder: StageFolder,
 ) -> tuple[list[Source], Counts, int]:
     """The tasks' streams; the stage is as long as its first task's data says."""
     sources, all_counts, steps = [], [], 0
     for task, objective in zip(stage.task_list, objectives, strict=True):
+        if isinstance(objective, Policy):
+            begun = partial(_begun, stage, ground, objectives)
+            source, count, long = acting(stage, task, objective, ground, renderer, model, begun, folder)
+            sources.append(source)
+            all_counts.append(count)
+            steps = steps or long
+            continue
         reading = renderer.embedding(objective.served())
         parts, counts = parts_of(
             task.data,

@@ -20,6 +20,7 @@ from didact.recipe.crowding import Crowd
 from didact.recipe.judging import Evaluate
 from didact.recipe.learning import Finetune, Learning, Pretrain
 from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Raft, Symbols, Tokenizer
+from didact.recipe.reinforcing import Reinforce
 from didact.recipe.rewarding import RewardModel
 from didact.recipe.schema import Compare, Recipe
 from didact.recipe.stage import Stage, stage_digest
@@ -236,6 +237,7 @@ DO: dict[type[Stage], Callable[..., Artifact]] = {
     Finetune: learn,
     RewardModel: reward,
     Align: align,
+    Reinforce: learn,
     Answer: answer,
     Crowd: crowd,
     Evaluate: evaluate_stage,

@@ -25,6 +25,7 @@ JOBS = {  # two tasks of different weight, six epochs' borders, dropout on
     "lora-bf16": {"steps": 9, "training": TRAINING, "lora": True, "dropout": 0.1, "dtype": "bfloat16"},
     "ratio": {"steps": 9, "training": TRAINING, "model": DROPOUT, "turn": {"ratio": 4.1}},
     "linked-bf16": {"steps": 9, "training": TRAINING, "linked": True, "dtype": "bfloat16"},
+    "policy": {"steps": 9, "training": {**TRAINING, "micro_batch_size": 2}, "policy": True},
     "rolled-back": {"steps": 9, "training": TRAINING, "tasks": 1, "poison": [4, 8, 12]},
 }
 

@@ -38,8 +38,10 @@ from didact.objective.diffusion import Diffusion
 from didact.objective.distil import Distil
 from didact.objective.linked import Linked
 from didact.objective.masked import Masked
+from didact.objective.policy import Ppo
 from didact.objective.tokens import Causal, Prefix
 from tests.engine.chaos import Counter, Killer, events
+from tests.rollout.scene import toy_experience
 from tests.toy import toy_model, toy_pairs, toy_parts, toy_stream, toy_vocabulary
 
 REPOSITORY = Path(__file__).parents[2]
@@ -82,10 +84,10 @@ def train(job: dict[str, Any], folder: Path) -> None:
     model = toy_model(dtype=dtype if mesh.size == 1 else torch.float32, **job.get("model", {}))
     if job.get("lora"):
         lora.add(model.net, Lora(rank=4, dropout=job.get("dropout", 0.0)))
-    model.add_heads(Linked.heads if job.get("linked") else {})
+    model.add_heads(Linked.heads if job.get("linked") else Ppo.heads if job.get("policy") else {})
     model.train()
     mesh.shard(model, model.layers, dtype)
-    settings = Training(context=32, micro_batch_size=1, **job.get("training", {}))
+    settings = Training(**{"context": 32, "micro_batch_size": 1, **job.get("training", {})})
     causal = Poisoned()
     object.__setattr__(causal, "rows", tuple(job.get("poison", ())))
     place = {"rank": mesh.rank, "world": mesh.size}
@@ -109,6 +111,10 @@ def train(job: dict[str, Any], folder: Path) -> None:
     if job.get("linked"):
         pairs = toy_pairs(batch_size=settings.batch_size, scored=3, **place)
         sources[1] = Source("linked", Linked(), pairs, turn)
+    if job.get("policy"):
+        how = {"prompts_a_phase": 8, "epochs": 2, "batch_size": settings.batch_size}
+        acts = toy_experience(folder, Ppo(target_kl=0.01), model, mesh=mesh, **how)
+        sources[1] = Source("policy", acts.objective, acts, turn)
     wait = job.get("wait", 0.0)
 
     def say(line: str) -> None:

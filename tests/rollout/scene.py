@@ -57,6 +57,7 @@ def toy_experience(
     seed: int = 0,
     mesh: Mesh | None = None,
     prompts: int = 12,
+    prompts_a_phase: int = 4,
     micro_rows: int = 2,
     say=lambda line: None,
     **rollout,
@@ -65,12 +66,12 @@ def toy_experience(
     model = model or toy_model()
     model.add_heads(objective.heads)
     mesh = mesh or Mesh(torch.device("cpu"))
-    how = Rollout(**{"group": 3, "prompts": 4, "max_new_tokens": 6, "slots": 5, **rollout})
+    how = Rollout(**{"group": 3, "prompts": prompts_a_phase, "max_new_tokens": 6, "slots": 5, **rollout})
     named = [
         Function(path="tests.rollout.scene:even", name="even"),
         Function(path="tests.rollout.scene:length", name="length", weight=0),
     ]
-    rewards = weighed([spec for spec in named], lambda name: name)
+    rewards = weighed(named, None)
     objective = objective.acting(how.max_new_tokens, how.temperature, tuple(spec.name for spec in named))
     setting = Setting(batch_size, micro_rows, 64, seed, folder, "policy", how)
     cast = Cast(model, mesh, toy_model)

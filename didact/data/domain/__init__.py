@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from didact.data.domain.arithmetic import arithmetic
 from didact.data.domain.boolq import boolq
 from didact.data.domain.gutenberg import gutenberg
 from didact.data.domain.labelled import labelled
@@ -52,12 +53,19 @@ def build_labelled(folder: Path, holdout: float, seed: int, say: Say, only: Sequ
     return labelled(folder, next(fetch("vader", cache_dir(), say).rglob("vader_lexicon.txt")))
 
 
+def build_arithmetic(folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str]) -> dict[str, Any]:
+    """Sums of two numbers; needs no download."""
+    _whole("arithmetic", only)
+    return arithmetic(folder, holdout, seed)
+
+
 DOMAINS: Mapping[str, Domain] = {
     "python-stdlib": build_python_stdlib,
     "gutenberg": build_gutenberg,
     "boolq": build_boolq,
     "npm-docs": build_npm_docs,
     "labelled": build_labelled,
+    "arithmetic": build_arithmetic,
 }
 
 

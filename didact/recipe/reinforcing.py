@@ -1,0 +1,34 @@
+"""The stage in which a model learns from what its own answers are worth."""
+
+from typing import Literal
+
+from pydantic import Field
+
+from didact.data.settings import Data
+from didact.recipe.learning import Learning, ObjectiveSpec, usual
+from didact.recipe.rewarding import Rewards, read_by
+from didact.rollout.settings import Rollout
+
+
+class Reinforce(Learning):
+    """Answers prompts, has the answers scored by ``rewards``, and learns from that: GRPO unless said.
+
+    ``data`` are prompts: records of ``prompt`` (text or messages) or ``messages``, with what the rewards read beside
+    them. ``batch_size`` and ``micro_batch_size`` count prompts with all their answers, ``epochs`` passes over the
+    prompts. The learning rate is 1e-6, or 1e-5 when a LoRA is trained.
+    """
+
+    kind = "reinforce"
+    also = frozenset({".sqlite", ".safetensors"})
+    objective: ObjectiveSpec | None = usual("grpo")
+    rewards: Rewards
+    rollout: Rollout = Rollout()
+    force: bool = Field(default=False, description="learn from a reward model that is no better than chance")
+    batch_size: int = Field(default=8, gt=0, description="prompts in a step")
+    forgetting: bool = True
+    overlong: Literal["drop", "window"] = "drop"
+    learning_rate: float = Field(default_factory=lambda given: 1e-5 if given["tune"].what == "lora" else 1e-6, gt=0)
+
+    def inputs(self) -> dict[tuple[str | int, ...], Data]:
+        """All data this stage reads, by where in the stage it is said; what its rewards read, too."""
+        return super().inputs() | {("rewards", *at): data for at, data in read_by(self.rewards).items()}

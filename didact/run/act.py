@@ -1,0 +1,86 @@
+"""A task whose data are the model's own answers: its prompts, its rewards and the stream of both."""
+
+import math
+from collections.abc import Callable, Sequence
+
+from didact.data.pieces import Counts
+from didact.data.source import examples
+from didact.engine.step import Source
+from didact.errors import UsageProblem
+from didact.model.model import Model
+from didact.objective.policy import Policy
+from didact.recipe.learning import Learning, TaskSpec
+from didact.recipe.reinforcing import Reinforce
+from didact.rollout.cast import Cast, without_dropout
+from didact.rollout.experience import Experience, Setting
+from didact.rollout.prompts import fitting, prompt
+from didact.rollout.reward.base import Answered
+from didact.run.folder import StageFolder
+from didact.run.ground import Ground
+from didact.run.rewards import Shelf, Weighed, weighed
+from didact.text.render import Renderer
+
+
+def acting(
+    stage: Learning,
+    task: TaskSpec,
+    objective: Policy,
+    ground: Ground,
+    renderer: Renderer,
+    model: Model,
+    whole: Callable[[], Model],
+    folder: StageFolder,
+) -> tuple[Source, Counts, int]:
+    """The task's source, what its prompts are, and how many steps they last; ``whole`` makes the starting model."""
+    if not isinstance(stage, Reinforce):
+        what = f"{task.objective.name} learns from the model's own answers"
+        raise UsageProblem(what, where=stage.name, remedy="make this stage a reinforce, with rewards")
+    model.check_writes()
+    without_dropout(model)
+    found = [one for source in examples(task.data, ground.outputs, stage.seed) for one in source.records()]
+    rollout = stage.rollout
+    kept, longer = fitting(
+        (prompt(where, record, renderer) for where, record in found), stage.context - rollout.max_new_tokens
+    )
+    rewards = weighed(stage.rewards, Shelf(ground, stage.force))
+    names = called(rewards)
+    objective = objective.acting(rollout.max_new_tokens, rollout.temperature, tuple(names.values()))
+    setting = Setting(
+        stage.batch_size, stage.micro_batch_size, stage.context, stage.seed, folder.path, task.name, rollout
+    )
+    cast = Cast(model, ground.mesh, whole)
+
+    def judged(done: Sequence[Answered]) -> tuple[list[float], dict[str, list[float]]]:
+        total, said = rewards(done)
+        return total, {names[name]: values for name, values in said.items()}
+
+    stream = Experience(objective, kept, judged, cast, renderer, setting, ground.mesh, ground.say)
+    ground.say(
+        f"{stage.name}: {len(kept):,} prompts, {rollout.group} answers to each"
+        + (f"; {longer:,} longer than {stage.context - rollout.max_new_tokens} tokens were left out" if longer else "")
+    )
+    read = sum(len(one.tokens) for one in kept)
+    counts = Counts(documents=len(found), tokens=read, pieces=len(kept), dropped_overlong=longer)
+    return Source(task.name, objective, stream, task), counts, steps(stage, stream)
+
+
+def called(rewards: Weighed) -> dict[str, str]:
+    """What each reward is called among the gauges: one that is only measured is a ``heldout`` one."""
+    pairs = zip(rewards.rewards, rewards.weights, strict=True)
+    kept = {one.name: bool(weight) or one.name.startswith("heldout") for one, weight in pairs}
+    return {name: name if plain else f"heldout/{name}" for name, plain in kept.items()}
+
+
+def steps(stage: Reinforce, stream: Experience) -> int:
+    """Steps of a stage: the first reached of epochs over the prompts and max_steps; one epoch when none is said.
+
+    Raises UsageProblem where a number of tokens is wanted: how many the model will write is not known.
+    """
+    if stage.tokens:
+        what = "how many tokens a model will answer with is not known before"
+        raise UsageProblem(what, where=stage.name, remedy="give epochs or max_steps in the place of tokens")
+    bounds = [stage.max_steps] if stage.max_steps else []
+    if stage.epochs or not bounds:
+        phases = math.ceil((stage.epochs or 1.0) * len(stream.prompts) / stream.size)
+        bounds.append(phases * stream.batches)
+    return max(1, min(bounds))

@@ -1,0 +1,75 @@
+"""The stage reinforce from a recipe: answers, rewards, gauges, and what is refused."""
+
+import json
+
+import pytest
+
+from didact.engine.mesh import Mesh, pick_device
+from didact.errors import UsageProblem
+from didact.recipe import load
+from didact.run.folder import run_folder
+from didact.run.life import Life
+from tests.battery.base import lines, make_base
+
+STAGE = """
+  - reinforce:
+      data: sums.jsonl
+      context: 64
+      batch_size: 2
+      micro_batch_size: 2
+      max_steps: 2
+      precision: fp32
+      forgetting: false
+      tune: {lora: {rank: 2}}
+      learning_rate: 1e-3
+      rollout: {group: 2, max_new_tokens: 4}
+      rewards:
+        - regex: {pattern: e}
+        - regex: {name: digits, pattern: '\\d', weight: 0}
+"""
+MEASURE = """
+  - evaluate: {measures: {e: {reward: {data: few.jsonl, samples: 2, max_new_tokens: 4, rewards: [{regex: e}]}}}}
+"""
+
+
+def run(folder, stages, say=lambda line: None):
+    make_base(folder / "base")
+    asked = [{"prompt": [{"role": "user", "content": f"Which is {i}?"}], "answer": str(i)} for i in range(4)]
+    (folder / "sums.jsonl").write_text(
+        lines([*asked, {"prompt": [{"role": "user", "content": "w" * 400}], "answer": ""}])
+    )
+    (folder / "few.jsonl").write_text(lines(asked))
+    (folder / "recipe.yaml").write_text(f"name: r\nbase: ./base\nstages:{stages}")
+    loaded = load(folder / "recipe.yaml", [])
+    return Life(loaded.recipe, run_folder(folder / "runs", "r"), Mesh(pick_device("cpu")), say, folder / "cache").run()
+
+
+def test_from_prompts_to_a_model_that_was_rewarded(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    said: list[str] = []
+    stage, measured = run(tmp_path, STAGE + MEASURE, said.append)
+    assert any("4 prompts, 2 answers to each; 1 longer than 60 tokens were left out" in line for line in said)
+    assert (stage.artifact.model / "model.safetensors").is_file()
+    (first, second) = map(json.loads, (stage.folder.path / "metrics.jsonl").read_text().splitlines())
+    assert first["gauge/grpo/ratio"] == pytest.approx(1, abs=1e-5)
+    assert first["gauge/grpo/reward"] == first["gauge/grpo/reward/regex"]
+    assert "gauge/grpo/reward/heldout/digits" in second
+    told = [json.loads(line) for path in stage.folder.path.rglob("said.jsonl") for line in path.open()]
+    assert len(told) == 8
+    assert all({"prompt", "answer", "score", "reward/regex", "reward/heldout/digits"} <= one.keys() for one in told)
+    assert 0 <= measured.artifact.facts["measures"]["e"]["value"] <= 1
+
+
+@pytest.mark.parametrize(
+    ("stage", "says"),
+    [
+        ("\n  - finetune: {data: sums.jsonl, objective: grpo}\n", "make this stage a reinforce"),
+        (STAGE.replace("max_steps: 2", "tokens: 100"), "how many tokens a model will answer with"),
+        (STAGE.replace("group: 2,", "group: 2, prompts: 3,"), "cannot be shared by steps of 2"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path, monkeypatch, stage, says):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UsageProblem) as caught:
+        run(tmp_path, stage)
+    assert says in str(caught.value)
