@@ -1,7 +1,6 @@
 """The command line: one thin function a verb. Heavy imports stay inside, so that ``--help`` answers at once."""
 
 import contextlib
-import logging
 import os
 import signal
 import sys
@@ -222,6 +221,7 @@ def index(
     paths: Annotated[list[str], typer.Argument(help="Files and folders with documents.")],
     out: Annotated[Path, typer.Option(help="The index's folder, brought up to date if it is there.")] = Path("index"),
     embedder: Annotated[str, typer.Option(help="A model that embeds, or none.")] = "all-minilm-l6-v2",
+    store: Annotated[str | None, typer.Option(help="The URL of a PostgreSQL server, instead of a folder.")] = None,
     size: Annotated[int, typer.Option(min=80, max=100_000, help="Characters of a passage, at most.")] = 1200,
     overlap: Annotated[int, typer.Option(min=0, help="Characters it repeats of the one before it.")] = 150,
     device: Device = "auto",
@@ -229,12 +229,12 @@ def index(
     """Makes documents searchable, by words and by meaning; reads again only what has changed."""
     from didact.run.search import index_files
 
-    index_files(paths, out, embedder, size, overlap, device, say)
+    index_files(paths, store or str(out), embedder, size, overlap, device, say)
 
 
 @app.command()
 def search(
-    index: Annotated[Path, typer.Argument(help="An index's folder, or runs/NAME/index.")],
+    index: Annotated[str, typer.Argument(help="An index's folder, runs/NAME/index, or a server's URL.")],
     query: Annotated[str | None, typer.Argument(help="A question.")] = None,
     k: Annotated[int, typer.Option("-k", min=1, help="Passages to find.")] = 8,
     mode: Annotated[Literal["hybrid", "dense", "words"], typer.Option(help="Vectors, words or both.")] = "hybrid",
@@ -283,7 +283,7 @@ def serve(
     cors: Annotated[list[str] | None, typer.Option(help="Origin whose pages may ask, as https://a.example.")] = None,
     log_prompts: Annotated[bool, typer.Option("--log-prompts", help="Write prompts and answers to the log.")] = False,
     feedback: Annotated[str | None, typer.Option(help="Path or URL of the feedback store.")] = None,
-    index: Annotated[Path | None, typer.Option(help="An index whose passages answers stand on.")] = None,
+    index: Annotated[str | None, typer.Option(help="An index whose passages answers stand on.")] = None,
     passages: Annotated[int, typer.Option(min=1, max=64, help="Passages of an answer, at most.")] = 4,
     relevance: Annotated[float, typer.Option(min=-1, max=1, help="Least cosine of a passage and the question.")] = 0.25,
     no_guard: Annotated[bool, typer.Option("--no-guard", help="Quote passages as they are.")] = False,
@@ -339,8 +339,6 @@ def schema() -> None:
 
 def main() -> NoReturn:
     """Runs the command line; a foreseen mistake is one line and an exit code, never a traceback."""
-    for talker in ("torchao", "torch.utils._pytree"):  # where torchao is installed, both warn of what is not ours
-        logging.getLogger(talker).setLevel(logging.ERROR)
     arguments, debug = _without_debug(sys.argv[1:])
     if debug:
         os.environ[DEBUG] = "1"  # processes started from here show theirs too

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter, defaultdict
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,23 @@ LEVELS: dict[str, tuple[Level, ...]] = {
     "ranking": ("nominal", "ordinal"),
 }
 CLASSES = {"thumb": [0.0, 1.0], "rating": [1.0, 2.0, 3.0, 4.0, 5.0], "ranking": [-1.0, 0.0, 1.0]}
+
+
+class Kept:
+    """The report of a store, made again only when the store has changed."""
+
+    def __init__(self, store: Store):
+        self.store, self.lock = store, Lock()
+        self.state: tuple[int, int] | None = None
+        self.said: dict[str, Any] = {}
+
+    def report(self) -> dict[str, Any]:
+        """As ``report``; who asks while it is made waits for it."""
+        with self.lock:
+            state = self.store.state()
+            if state != self.state:
+                self.said, self.state = report(self.store), state
+            return self.said
 
 
 def report(store: Store) -> dict[str, Any]:

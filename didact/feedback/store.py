@@ -170,6 +170,12 @@ class Store:
                 return
             last = rows[-1].seq
 
+    def state(self) -> tuple[int, int]:
+        """What changes whenever a record comes or goes: the last one's number, and how many there are."""
+        with complaints(self.name), self._reading() as connection:
+            last, count = connection.execute(text("select coalesce(max(seq), 0), count(*) from feedback_record")).one()
+        return last, count
+
     def counts(self) -> list[tuple[str, str, str, int]]:
         """How many records came each day, ``(day, type, kind, count)``; the kind of what has none is its type."""
         with complaints(self.name), self._reading() as connection:

@@ -97,12 +97,14 @@ class Index(Stage, Indexing):
     """An index over documents to search by words and by meaning; ``didact search runs/NAME/index`` asks it.
 
     Reads text, Markdown, HTML, PDF, DOCX, notebooks, source code, and records of ``text``. Where the run has an index
-    already, only what has changed is read again.
+    already, only what has changed is read again. ``store`` is the URL of a PostgreSQL server to keep it in, with a name
+    of its own after ``#`` where that holds several; else it is kept in the run.
     """
 
     kind = "index"
     also = frozenset(SUFFIXES)
     data: Data
+    store: str | None = Field(default=None, pattern="^postgres(ql)?://")
 
     @model_validator(mode="after")
     def all_of_it(self) -> "Index":
@@ -126,7 +128,7 @@ class Raft(Stage):
     """
 
     kind = "raft"
-    also = frozenset({".sqlite"})
+    also = frozenset({".sqlite", ".url"})
     data: Data
     index: Data
     heldout: Data | None = None

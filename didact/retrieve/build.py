@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import sqlite3
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from didact.data.source import SourceExamples
-from didact.engine.durable import MANIFEST, on_disk, verify
 from didact.errors import DataProblem
 from didact.retrieve import store
 from didact.retrieve.chunk import cut
@@ -19,6 +17,7 @@ from didact.retrieve.embedding import Embedding
 from didact.retrieve.extract import Extract
 from didact.retrieve.places import Place, places
 from didact.retrieve.settings import Indexing
+from didact.retrieve.where import stored
 
 BATCH = 256  # passages embedded and written together
 PAUSE = 10.0  # seconds between two lines about how far it is
@@ -37,18 +36,17 @@ class Tally:
 
 
 def build(
-    sources: Sequence[SourceExamples], folder: Path, settings: Indexing, embedding: Embedding | None, say: Say
+    sources: Sequence[SourceExamples], where: str | Path, settings: Indexing, embedding: Embedding | None, say: Say
 ) -> dict[str, Any]:
-    """Makes the index in ``folder`` hold exactly the documents of ``sources``; returns its facts.
+    """Makes the index in a folder or a server hold exactly the documents of ``sources``; returns its facts.
 
     Files whose content is known are not read again, those that are gone are removed. Killed at any moment, the next
     build goes on with what is finished; an index that is damaged, or was made with other settings, is built anew, and
     that is said. A file that cannot be read is said and left out. Raises DataProblem where nothing could be read.
     """
-    with on_disk(folder, "make the index"):
-        folder.mkdir(parents=True, exist_ok=True)
-    with store.locked(folder), store.speaking(folder):
-        base = _opened(folder, _facts(settings, embedding), say)
+    home = stored(where)
+    with home.locked(), home.speaking():
+        base = _opened(home, _facts(settings, embedding), say)
         there = places(sources)
         tally = Tally()
         rows = base.execute("SELECT path, sha256, problem FROM file").fetchall()
@@ -58,14 +56,14 @@ def build(
         for place in there:
             if problem := known.get((place.name, place.sha256)):
                 _skip(tally, problem, say)
-        if gone or todo or not (folder / MANIFEST).exists():
-            (folder / MANIFEST).unlink(missing_ok=True)
+        if gone or todo or not home.finished():
+            home.unseal()
             _Writer(base, settings, embedding, tally, say).run(todo, sorted(gone))
         if len(tally.skipped) > SAID:
             say(f"left out: {len(tally.skipped) - SAID:,} more files")
-        found = _counts(base, folder, tally)
-        if not (folder / MANIFEST).exists():
-            store.seal(base, folder)
+        found = _counts(base, home, tally)
+        if not home.finished():
+            home.seal(base)
         base.close()
     return found
 
@@ -73,9 +71,7 @@ def build(
 class _Writer:
     """Documents waiting to be embedded and written together."""
 
-    def __init__(
-        self, base: sqlite3.Connection, settings: Indexing, embedding: Embedding | None, tally: Tally, say: Say
-    ):
+    def __init__(self, base: store.Base, settings: Indexing, embedding: Embedding | None, tally: Tally, say: Say):
         self.base, self.settings, self.embedding, self.tally, self.say = base, settings, embedding, tally, say
         self.spoke = time.monotonic()
         self.waiting: list[store.Entry] = []
@@ -84,10 +80,10 @@ class _Writer:
     def run(self, todo: Sequence[Place], gone: Sequence[str]) -> None:
         """Reads every file of ``todo`` and removes those of ``gone``."""
         for name in gone:
-            with store.transaction(self.base, write=True):
-                self.tally.removed += store.delete(self.base, "file = ?", name)
+            with self.base.transaction(write=True):
+                self.tally.removed += self.base.delete("file = ?", name)
                 self.base.execute("DELETE FROM file WHERE path = ?", (name,))
-                store.step(self.base)
+                self.base.step()
         for place in todo:
             self._read(place)
             if sum(len(entry.rows) for entry in self.waiting) >= BATCH or len(self.done) >= BATCH:
@@ -116,15 +112,14 @@ class _Writer:
     def _write(self) -> None:
         """Embeds what waits, and writes it with all that belongs to it in one transaction."""
         entries = _embedded(self.waiting, self.embedding)
-        with store.transaction(self.base, write=True):
-            store.write(self.base, entries)
+        with self.base.transaction(write=True):
+            self.base.write(entries)
             for place, found, problem in self.done:
                 rows = self.base.execute("SELECT source FROM document WHERE file = ?", (place.name,)).fetchall()
                 for source in {source for (source,) in rows} - found:
-                    self.tally.removed += store.delete(self.base, "file = ? AND source = ?", place.name, source)
-                fields = (place.name, place.sha256, place.size, problem)
-                self.base.execute("INSERT OR REPLACE INTO file VALUES (NULL, ?, ?, ?, ?)", fields)
-            store.step(self.base)
+                    self.tally.removed += self.base.delete("file = ? AND source = ?", place.name, source)
+                self.base.write_file(place.name, place.sha256, place.size, problem)
+            self.base.step()
         self.tally.added += len(entries)
         self.tally.embedded += sum(len(entry.rows) for entry in entries)
         self.waiting, self.done = [], []
@@ -173,36 +168,54 @@ def _facts(settings: Indexing, embedding: Embedding | None) -> dict[str, str]:
     }
 
 
-def _opened(folder: Path, wanted: dict[str, str], say: Say) -> sqlite3.Connection:
+def goes_on(where: str | Path, settings: Indexing, embedding: Embedding | None) -> bool:
+    """Whether a build with these settings would go on with the finished index that is there."""
+    home = stored(where)
+    if not (home.begun() and home.finished()):
+        return False
+    with home.speaking():
+        base = home.connect()
+        known = base.facts()
+        base.close()
+    return _alike(known, _facts(settings, embedding))
+
+
+def _alike(known: Mapping[str, str], wanted: Mapping[str, str]) -> bool:
+    """Whether an index has these facts; the same model may lie elsewhere."""
+    must = {**wanted, "format": store.FORMAT, "embedder": known.get("embedder")}
+    return bool(known) and all(known.get(key) == value for key, value in must.items())
+
+
+def _opened(home: store.Store, wanted: dict[str, str], say: Say) -> store.Base:
     """The index to go on with, or a new one."""
-    if (folder / store.NAME).exists():
+    if home.begun():
         try:
-            base = _checked(folder)
+            base = _checked(home)
+            known = {} if base.empty() else base.facts()
         except DataProblem as error:
-            say(f"{folder}: {error.what}; it is built anew")
+            say(f"{home}: {error.what}; it is built anew")
         else:
-            known = store.facts(base) if base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0] else {}
-            moved = {**known, "embedder": wanted["embedder"]}  # the same model may lie elsewhere
-            if all(moved.get(key) == value for key, value in {**wanted, "format": store.FORMAT}.items()):
-                if moved != known:
-                    (folder / MANIFEST).unlink(missing_ok=True)
-                    base.execute("UPDATE fact SET value = ? WHERE key = 'embedder'", (wanted["embedder"],))
+            if _alike(known, wanted):
+                if known["embedder"] != wanted["embedder"]:
+                    home.unseal()
+                    base.set({"embedder": wanted["embedder"]})
                 return base
             base.close()
             if known:  # nothing is known of one whose making was interrupted
-                say(f"{folder}: made with other settings, so it is built anew")
-    store.remove(folder)
-    return store.create(folder, wanted)
+                say(f"{home}: made with other settings, so it is built anew")
+    home.remove()
+    return home.create(wanted)
 
 
-def _checked(folder: Path) -> sqlite3.Connection:
-    """The index on the disk. Raises DataProblem where it is damaged."""
-    if (folder / MANIFEST).exists():
-        verify(folder)
-    with store.speaking(folder):
-        base = store.connect(folder, write=True)
-        if not (folder / MANIFEST).exists() and base.execute("SELECT count(*) FROM sqlite_master").fetchone()[0]:
-            store.check(base, folder)
+def _checked(home: store.Store) -> store.Base:
+    """The index that is there. Raises DataProblem where it is damaged."""
+    finished = home.finished()
+    if finished:
+        home.verify()
+    with home.speaking():
+        base = home.connect(write=True)
+        if not finished:
+            home.check(base)
     return base
 
 
@@ -215,14 +228,14 @@ def _skip(tally: Tally, problem: str, say: Say) -> None:
         say(f"left out: {problem}")
 
 
-def _counts(base: sqlite3.Connection, folder: Path, tally: Tally) -> dict[str, Any]:
+def _counts(base: store.Base, home: store.Store, tally: Tally) -> dict[str, Any]:
     """The facts of an index. Raises DataProblem for an empty one."""
-    found = store.counts(base)
+    found = base.counts()
     if not found["passages"]:
         if tally.skipped:
-            raise DataProblem(f"nothing could be read: {tally.skipped[0]}", where=str(folder))
-        raise DataProblem("there is no text to index", where=str(folder), remedy="name files that hold some")
-    known = store.facts(base)
+            raise DataProblem(f"nothing could be read: {tally.skipped[0]}", where=home.name)
+        raise DataProblem("there is no text to index", where=home.name, remedy="name files that hold some")
+    known = base.facts()
     return {
         **found,
         "embedder": known["embedder"] or "none",

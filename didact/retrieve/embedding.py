@@ -14,6 +14,8 @@ from didact.errors import DataProblem
 if TYPE_CHECKING:
     import numpy as np
 
+    from didact.retrieve.store import Store
+
 Vectors = Callable[[Sequence[str], str], "np.ndarray"]
 """Texts and their role, ``query`` or ``document``, to unit vectors, fp32 [N, D]."""
 
@@ -69,12 +71,12 @@ def content(folder: Path) -> str:
     return digest.hexdigest()
 
 
-def load_same(name: str, known: str, index: Path, device: str = "auto") -> Embedding:
+def load_same(name: str, known: str, index: Store, device: str = "auto") -> Embedding:
     """The model an index was made with; ``name`` may be relative to it. Raises DataProblem where it is another now."""
-    place = name if name in ASSETS else str((index / name).resolve())
+    place = name if name in ASSETS else str((index.folder / name).resolve())
     remedy = "build the index again, or search its words alone (mode words)"
     if name not in ASSETS and not Path(place).is_dir():
-        raise DataProblem(f"the model that made its vectors, {place}, is gone", where=str(index), remedy=remedy)
+        raise DataProblem(f"the model that made its vectors, {place}, is gone", where=index.name, remedy=remedy)
     if content(folder_of(name if name in ASSETS else place)) != known:
-        raise DataProblem(f"{place} is not the model that made its vectors", where=str(index), remedy=remedy)
+        raise DataProblem(f"{place} is not the model that made its vectors", where=index.name, remedy=remedy)
     return load(place, device)

@@ -6,7 +6,6 @@ import hashlib
 import math
 import queue
 import re
-import sqlite3
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -17,11 +16,11 @@ from typing import Any, Literal
 import numpy as np
 
 from didact.data.words import brief, nearest
-from didact.engine.durable import MANIFEST, verify
 from didact.errors import DataProblem, UsageProblem
-from didact.retrieve import store
 from didact.retrieve.embedding import Embedding, load_same
 from didact.retrieve.extract import clean
+from didact.retrieve.store import FROM, Base, Store
+from didact.retrieve.where import find
 
 Mode = Literal["hybrid", "dense", "words"]
 Rerank = Callable[[str, Sequence[str]], Sequence[float]]
@@ -32,7 +31,7 @@ FUSION = 60  # k of reciprocal-rank fusion (Cormack et al. 2009)
 RERANKED = 32  # passages that a model reads again
 TERMS = 64  # different words of a question that are looked up
 PATTERN, STARS = 300, 8  # characters and asterisks of a filter: matching many takes for ever
-POINTER = "index"  # in a run folder: a line with the path of its index
+FILTERS = ("kind", "path", "source", "title", "heading")
 
 
 @dataclass(frozen=True)
@@ -73,7 +72,7 @@ class _Near:
     numbers: np.ndarray
     cosines: np.ndarray
 
-    def best(self, base: sqlite3.Connection, only: _Only, depth: int) -> dict[int, float]:
+    def best(self, base: Base, only: _Only, depth: int) -> dict[int, float]:
         """The nearest, equal ones by number."""
         cosines = self.cosines
         if only.condition:
@@ -101,35 +100,29 @@ class _Only:
 class Index:
     """An index opened for reading; threads may share it. What a build changes meanwhile is seen by the next search."""
 
-    def __init__(self, folder: Path, embedding: Embedding | None, device: str):
-        self.folder, self._device = folder, device
+    def __init__(self, store: Store, embedding: Embedding | None, device: str):
+        self.store, self._device = store, device
         self._embedding, self._lock = embedding, threading.Lock()
-        self._idle: queue.LifoQueue[sqlite3.Connection] = queue.LifoQueue()
+        self._idle: queue.LifoQueue[Base] = queue.LifoQueue()
         with self._reading() as base:
-            self.facts: dict[str, Any] = {
-                **store.facts(base),
-                **store.counts(base),
-            }
+            self.facts: dict[str, Any] = {**base.facts(), **base.counts()}
             self._matrix = _loaded(base, _moment(base))
 
     @classmethod
-    def open(cls, folder: Path, *, embedding: Embedding | None = None, device: str = "auto") -> Index:
-        """The index in a folder, or the one that ``runs/NAME/index`` or ``runs/NAME`` points at, checked whole.
+    def open(cls, where: str | Path, *, embedding: Embedding | None = None, device: str = "auto") -> Index:
+        """The index in a folder or a server, or that ``runs/NAME/index`` or ``runs/NAME`` points at, checked whole.
 
         ``embedding`` makes the vectors of questions; by default the model that made those of the passages, loaded with
         the first question. Raises DataProblem for an index that is missing, unfinished or damaged.
         """
-        place = find(Path(folder))
-        with store.locked(place, building=False):
-            if not (place / MANIFEST).exists():
+        store = find(where)
+        with store.locked(building=False):
+            if not store.finished():
                 what = "the index is unfinished, its build was interrupted"
-                raise DataProblem(what, where=str(place), remedy="build it again; what is finished is kept")
-            try:
-                verify(place)
-            except DataProblem as error:
-                raise store.broken(place, error.what) from error
-            with store.speaking(place):
-                return cls(place, embedding, device)
+                raise DataProblem(what, where=store.name, remedy="build it again; what is finished is kept")
+            store.verify()
+            with store.speaking():
+                return cls(store, embedding, device)
 
     @property
     def dense(self) -> bool:
@@ -155,14 +148,15 @@ class Index:
             raise UsageProblem(f"k is {k}", remedy="ask for one passage or more")
         if mode == "dense" and not self.dense:
             remedy = "search its words, or build it with an embedder"
-            raise UsageProblem("the index has no vectors to search", where=str(self.folder), remedy=remedy)
+            raise UsageProblem("the index has no vectors to search", where=self.store.name, remedy=remedy)
         if not query.strip():
             return []
         mode = mode if self.dense else "words"
-        only = _condition(where or {})
+        _known(where or {})
         asked = None if mode == "words" else self._asked(query)
         depth = max(DEPTH, 2 * k)
         with self._reading() as base:
+            only = _condition(base, where or {})
             words = {} if mode == "dense" else _words(base, query, only, depth)
             near = None if asked is None else self._near(base, asked)
             dense = near.best(base, only, depth) if near else {}
@@ -177,26 +171,24 @@ class Index:
         digest = hashlib.sha256(text.encode()).hexdigest()
         with self._reading() as base:
             rows = base.execute("SELECT source FROM document WHERE text_sha256 = ?", (digest,)).fetchall()
-            rows = (
-                rows
-                or base.execute(f"SELECT source {FROM} WHERE instr(text, ?) > 0", (clean(text).strip(),)).fetchall()
-            )
+            if not rows:
+                rows = base.execute(f"SELECT source {FROM} WHERE {base.FILTERS['text']}", (text,)).fetchall()
         return {source for (source,) in rows}
 
     def close(self) -> None:
-        """Lets go of the file; to be called when no search is under way."""
+        """Lets go of it; to be called when no search is under way."""
         while not self._idle.empty():
             self._idle.get_nowait().close()
 
     @contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
+    def _reading(self) -> Iterator[Base]:
         """A connection to one moment of the index."""
-        with store.speaking(self.folder):
+        with self.store.speaking():
             try:
                 base = self._idle.get_nowait()
             except queue.Empty:
-                base = store.connect(self.folder)
-            with store.transaction(base):
+                base = self.store.connect()
+            with base.transaction():
                 yield base
             self._idle.put(base)
 
@@ -204,35 +196,15 @@ class Index:
         """The question's vector, fp32 [D]; one thread at a time asks the model."""
         with self._lock:
             if self._embedding is None:
-                self._embedding = load_same(self.facts["embedder"], self.facts["content"], self.folder, self._device)
+                self._embedding = load_same(self.facts["embedder"], self.facts["content"], self.store, self._device)
             return self._embedding.vectors([clean(query)], "query")[0]
 
-    def _near(self, base: sqlite3.Connection, asked: np.ndarray) -> _Near:
+    def _near(self, base: Base, asked: np.ndarray) -> _Near:
         """The question's cosine with every passage of this moment."""
         matrix = self._matrix
         if matrix.moment != _moment(base):
             matrix = self._matrix = _loaded(base, _moment(base))
         return _Near(matrix.numbers, matrix.vectors @ asked)
-
-
-FROM = "FROM chunk JOIN document ON document.id = chunk.document"
-FILTERS = {
-    "kind": "kind = ?",
-    "path": "(file GLOB ? OR substr(file, 1, length(?)) = ?)",
-    "source": "(source GLOB ? OR substr(source, 1, length(?)) = ?)",
-    "title": "instr(lower(title), lower(?)) > 0",
-    "heading": "instr(lower(heading), lower(?)) > 0",
-}
-
-
-def find(path: Path) -> Path:
-    """The folder of an index behind itself, a run's pointer file or the run. Raises DataProblem where there is none."""
-    pointer = path / POINTER if (path / POINTER).is_file() else path
-    folder = pointer.parent / pointer.read_text(errors="replace")[:4096].strip() if pointer.is_file() else path
-    if not (folder / store.NAME).is_file():
-        remedy = "make one with didact index, or with the stage index"
-        raise DataProblem("there is no index here", where=str(path), remedy=remedy)
-    return folder
 
 
 def fused(lists: Sequence[Sequence[int]]) -> dict[int, float]:
@@ -251,27 +223,19 @@ def reranked(query: str, found: Sequence[Passage], rerank: Rerank) -> list[Passa
     return sorted(anew, key=lambda passage: (-passage.score, passage.number))
 
 
-def quoted(query: str) -> str:
-    """Any text as a query of FTS5: its words, each in quotes, one of them enough; empty for a text without words."""
-    words = dict.fromkeys(re.findall(r"\w+", query.lower()))
-    return " OR ".join(f'"{word}"' for word in list(words)[:TERMS])
+def terms(query: str) -> list[str]:
+    """The words of a question that are looked up."""
+    return list(dict.fromkeys(re.findall(r"\w+", query.lower())))[:TERMS]
 
 
-def _words(base: sqlite3.Connection, query: str, only: _Only, depth: int) -> dict[int, float]:
+def _words(base: Base, query: str, only: _Only, depth: int) -> dict[int, float]:
     """The passages that hold words of the question, by BM25."""
-    match = quoted(query)
-    if not match:
-        return {}
-    among = f"AND rowid IN (SELECT number {FROM} WHERE {only.condition})" if only.condition else ""
-    rows = base.execute(
-        f"SELECT rowid, -bm25(words) FROM words WHERE words MATCH ? {among} ORDER BY bm25(words), rowid LIMIT ?",
-        (match, *only.values, depth),
-    )
-    return dict(rows)
+    asked = terms(query)
+    return base.words(asked, only.condition, only.values, depth) if asked else {}
 
 
-def _condition(where: Mapping[str, str]) -> _Only:
-    values: list[str] = []
+def _known(where: Mapping[str, str]) -> None:
+    """Raises UsageProblem for what nothing can be chosen by."""
     for key, value in where.items():
         if key not in FILTERS:
             meant = nearest(key, FILTERS)
@@ -280,23 +244,29 @@ def _condition(where: Mapping[str, str]) -> _Only:
         if len(value) > PATTERN or value.count("*") > STARS:
             what = f"{key}={brief(value, 40)} is no pattern that can be looked for"
             raise UsageProblem(what, remedy=f"give {PATTERN} characters and {STARS} asterisks at most")
-        values += [clean(value)] * FILTERS[key].count("?")
-    return _Only(" AND ".join(FILTERS[key] for key in where), tuple(values))
 
 
-def _moment(base: sqlite3.Connection) -> tuple[str, str]:
-    known = store.facts(base)
+def _condition(base: Base, where: Mapping[str, str]) -> _Only:
+    values: list[str] = []
+    for key, value in where.items():
+        said = clean(value)
+        values += [base.pattern(said), said, said] if key in ("path", "source") else [said]
+    return _Only(" AND ".join(base.FILTERS[key] for key in where), tuple(values))
+
+
+def _moment(base: Base) -> tuple[str, str]:
+    known = base.facts()
     return known["id"], known["generation"]
 
 
-def _loaded(base: sqlite3.Connection, moment: tuple[str, str]) -> _Matrix:
-    rows = base.execute("SELECT number, data FROM vector ORDER BY number").fetchall()
+def _loaded(base: Base, moment: tuple[str, str]) -> _Matrix:
+    rows = base.found_vectors()
     numbers = np.array([number for number, _ in rows], np.int64)
     data = np.frombuffer(b"".join(data for _, data in rows), "<f2").astype(np.float32)
     return _Matrix(moment, numbers, data.reshape(len(rows), -1 if rows else 0))
 
 
-def _passage(base: sqlite3.Connection, number: int, score: float, similarity: float) -> Passage:
+def _passage(base: Base, number: int, score: float, similarity: float) -> Passage:
     row = base.execute(
         f"SELECT text, source, title, heading, start, stop, kind, file {FROM} WHERE number = ?", (number,)
     ).fetchone()

@@ -67,6 +67,22 @@ class DocumentCache:
         """Reads one document."""
         return cls.read(model, [tokens], bidirectional)[0]
 
+    @torch.inference_mode()
+    def onward(self, model: Model, tokens: Sequence[int]) -> "DocumentCache":
+        """The document with more tokens behind it, each seeing all before it; the model is in evaluation mode."""
+        cache = SlotCache(len(model.layers), next(model.parameters()).device)
+        reach = cache.resume([self.held], [len(tokens)])
+        body: Any = model.body
+        body(
+            input_ids=torch.tensor([list(tokens)], device=reach.device),
+            position_ids=reach,
+            sight=Sight.decode(reach),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        cache.filled()
+        return DocumentCache((*self.tokens, *tokens), cache.held(0), self.reader)
+
     def save(self, path: Path) -> None:
         """Writes tokens, keys and values as safetensors."""
         layers = enumerate(zip(self.held.key, self.held.value, strict=True))

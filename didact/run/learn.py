@@ -52,18 +52,18 @@ def learn(stage: Learning, ground: Ground, folder: StageFolder, weigh: Weigh = l
     model, tuned = prepared(stage, ground, tokenizer, objectives)
     renderer = Renderer(tokenizer, endings(model.net))  # after tuning, which may have added tokens
     objectives = bound(stage, tokenizer, model.served)
+    told = served(objectives)
+    if model.encoder and not told.get("embedding", {}).get("bidirectional", True):
+        what = "an encoder reads in both directions, and bidirectional is false"
+        raise UsageProblem(what, where=stage.name, remedy="leave it out")
     sources, counts, steps = _sources(stage, ground, renderer, objectives, weigh, model, folder)
     heldout = parts_of(stage.heldout, ground, renderer, stage.seed, stage.context)[0] if stage.heldout else None
     before = _held_out(model, stage, heldout, ground, folder, Place())
     general = _general(stage, ground, renderer, model)
     knew = None if general is None else _knew(model, stage, general, ground)
-    told = served(objectives)
     if lost := sorted(model.served.keys() - told.keys() - {"writes"}):
         ground.say(f"{stage.name}: nothing here keeps up what the model could: {listed(lost)}")
     model.served = told
-    if model.encoder and not told.get("embedding", {}).get("bidirectional", True):
-        what = "an encoder reads in both directions, and bidirectional is false"
-        raise UsageProblem(what, where=stage.name, remedy="leave it out")
     said: list[str] = []
     loop = Loop(model, sources, stage, steps, folder.path, ground.mesh, both(ground.say, said.append), stage.name)
     done = loop.run()

@@ -25,7 +25,7 @@ from didact.recipe.rewarding import RewardModel
 from didact.recipe.schema import Compare, Recipe
 from didact.recipe.stage import Stage, stage_digest
 from didact.recipe.write import dump
-from didact.retrieve.index import POINTER
+from didact.retrieve.where import POINTER
 from didact.run import make
 from didact.run.align import align
 from didact.run.answer import answer

@@ -33,15 +33,15 @@ def named_embedding(embedder: str, device: str, say: Say) -> Embedding | None:
     return load(embedder if embedder in ASSETS else str(folder.resolve()), device)
 
 
-def index_files(paths: Sequence[str], out: Path, embedder: str, size: int, overlap: int, device: str, say: Say) -> None:
-    """``didact index``: makes the index in ``out`` hold the documents under ``paths``."""
+def index_files(paths: Sequence[str], out: str, embedder: str, size: int, overlap: int, device: str, say: Say) -> None:
+    """``didact index``: makes the index in ``out``, a folder or a server's URL, hold the documents under ``paths``."""
     if overlap > size // OVERLAP:
         raise UsageProblem(f"--overlap {overlap} is more than a third of --size {size}")
     settings = Indexing(embedder=embedder, size=size, overlap=overlap)
     if embedder == "model":
         raise UsageProblem("there is no model so far outside a recipe", remedy="name a run or a checkpoint folder")
     data = Data.model_validate({"sources": [{"path": path} for path in paths]})
-    sources = [_without(source, out.absolute()) for source in examples(data, {}, 0, SUFFIXES)]
+    sources = [_without(source, Path(out).absolute()) for source in examples(data, {}, 0, SUFFIXES)]
     for source in sources:
         if source.skipped:
             names = listed(path.name for path in source.skipped)
@@ -70,7 +70,7 @@ def told(facts: Mapping[str, Any]) -> str:
 
 
 def search(
-    place: Path,
+    place: str,
     query: str | None,
     questions: str | None,
     k: int,

@@ -58,7 +58,7 @@ class Serving:
     cors: Sequence[str] = ()
     log_prompts: bool = False
     feedback: str | None = None
-    index: Path | None = None
+    index: str | None = None
     passages: int = 4
     relevance: float = 0.25
     guard: bool = True
@@ -143,6 +143,9 @@ def _ground(options: Serving) -> Ground | None:
     from didact.retrieve.index import Index
 
     index = Index.open(options.index, device=options.device)
+    index.search(
+        "the first question loads the model that embeds", 1
+    )  # nobody should wait for it, or learn that it is gone
     return Ground(index, options.passages, options.relevance, options.guard)
 
 

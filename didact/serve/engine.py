@@ -20,7 +20,7 @@ from didact.serve.lane import Lane
 if TYPE_CHECKING:
     from didact.serve.steer import Grammar
 
-PREFILL = 2048  # prompt tokens read at once, more only for one prompt alone: those already writing wait meanwhile
+PREFILL = 2048  # tokens of prompts let in at once, more only for one prompt alone
 LOG = logging.getLogger("didact.serve")
 
 

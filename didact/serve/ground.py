@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from didact.data.raft import words
 from didact.serve.served import Served
 from didact.text.quote import Quotation, quoted, task
 
@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 NOTHING = "I found nothing relevant to this in the documents."
 SHORT = 6  # a question of fewer words is searched for with the one before it
+LONG = 4  # characters of a word that says something
 RESERVE = 256  # tokens kept free for an answer that names no bound, at most a quarter of the context
 
 
@@ -40,7 +41,8 @@ class Ground:
     def _relevant(self, question: str, passage: Passage) -> bool:
         if not math.isnan(passage.similarity):
             return passage.similarity >= self.relevance
-        asked, said = _words(question), _words(f"{passage.title} {passage.heading} {passage.text}")
+        asked = {word for word in words(question) if len(word) >= LONG}
+        said = words(f"{passage.title} {passage.heading} {passage.text}")
         return len(asked & said) * 2 >= max(1, len(asked))
 
 
@@ -107,7 +109,3 @@ def _query(messages: Sequence[dict[str, Any]]) -> str:
     """What is searched for: the last question, with the one before it where it is short."""
     asked = [message["content"] for message in messages if message["role"] == "user"]
     return " ".join(asked[-2:]) if len(asked[-1].split()) < SHORT else asked[-1]
-
-
-def _words(text: str) -> set[str]:
-    return {word for word in re.findall(r"\w+", text.lower()) if len(word) >= 4}

@@ -12,12 +12,30 @@ from typing import TYPE_CHECKING
 from didact.model.prepack import prepacked
 from didact.rollout.decoder import Completion, Decoder, Row
 from didact.rollout.diffusion import Draft, Unmasker
+from didact.rollout.document import DocumentCache
 from didact.rollout.text import undecided
 from didact.run.named import Named
 from didact.text.render import Renderer
 
 if TYPE_CHECKING:
     from didact.serve.engine import Job
+
+
+CHUNK = 512  # tokens of a long prompt that are read between two steps of those who write
+
+
+@dataclass
+class _Reading:
+    """A long prompt on its way into the model, and all who asked for it."""
+
+    jobs: list[Job]
+    prompt: Sequence[int]
+    read: DocumentCache | None = None
+
+    @property
+    def rest(self) -> Sequence[int]:
+        """What is still to be read."""
+        return self.prompt[len(self.read.tokens) if self.read else 0 :]
 
 
 class Lane:
@@ -32,6 +50,7 @@ class Lane:
         self.decoder = Decoder(named.model, self.decode, named.renderer.stops)
         self.decoder.longest = self.longest = min(self.decoder.longest, longest or self.decoder.longest)
         self.rows: dict[Job, Row] = {}
+        self.reading: list[_Reading] = []
         self.open = ExitStack()
         self.open.enter_context(prepacked(named.model.net))
 
@@ -44,22 +63,55 @@ class Lane:
         return True
 
     def admit(self, jobs: Sequence[Job]) -> list[Job]:
-        """Reads the prompts; every job has its first token."""
+        """Reads the prompts, of long ones nothing yet; gives the jobs that have their first token."""
+        short = [job for job in jobs if self.named.model.bidirectional_prompt or len(job.ask.prompt) <= CHUNK]
         for job in jobs:
-            row = self.decoder.row(job.index, job.ask.prompt, job.ask.sampling, job.ask.opening)
+            if job not in short:
+                self._read_later(job)
+        return self._begin(short, None)
+
+    def _read_later(self, job: Job) -> None:
+        same = next((one for one in self.reading if one.prompt == job.ask.prompt and not one.read), None)
+        if same:
+            same.jobs.append(job)
+        else:
+            self.reading.append(_Reading([job], job.ask.prompt))
+
+    def _begin(self, jobs: Sequence[Job], read: DocumentCache | None) -> list[Job]:
+        """Reads the prompts, or what of them is not ``read`` yet, and gives each job its first token."""
+        done = len(read.tokens) if read else 0
+        for job in jobs:
+            row = self.decoder.row(job.index, job.ask.prompt[done:], job.ask.sampling, job.ask.opening, read)
             row.steer, row.best = job.ask.steer, job.ask.best
             self.rows[job] = row
-        self.decoder.admit([self.rows[job] for job in jobs], share=True)
+        if jobs:
+            self.decoder.admit([self.rows[job] for job in jobs], share=True)
         return list(jobs)
 
     def step(self) -> list[Job]:
-        """One token more for all that are under way; gives those that grew."""
+        """One token more for all that are under way, and a piece of a long prompt; gives those that grew."""
         grown = {id(out) for out in self.decoder.step()} if self.decoder.rows else set()
-        return [job for job, row in self.rows.items() if id(row.out) in grown]
+        return [job for job, row in self.rows.items() if id(row.out) in grown] + self._read_on()
+
+    def _read_on(self) -> list[Job]:
+        """Reads a piece of the first long prompt; gives its jobs once they have their first token."""
+        if not self.reading:
+            return []
+        one, model = self.reading[0], self.named.model
+        piece = one.rest[:CHUNK]
+        if len(piece) < len(one.rest):
+            one.read = one.read.onward(model, piece) if one.read else DocumentCache.of(model, piece, False)
+            return []
+        return self._begin(self.reading.pop(0).jobs, one.read)
 
     def cancel(self, job: Job) -> None:
         """Frees a job's slot."""
-        self.decoder.cancel(self.rows.pop(job))
+        if job in self.rows:
+            self.decoder.cancel(self.rows.pop(job))
+            return
+        for one in self.reading:
+            one.jobs = [other for other in one.jobs if other is not job]
+        self.reading = [one for one in self.reading if one.jobs]
 
     def out(self, job: Job) -> Completion:
         """What a job has so far; it is forgotten once it is over."""

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from didact.errors import Problem, ResourceProblem
 from didact.feedback.jsonl import Form, lines
 from didact.feedback.records import Edit, Exchange, Id, Key, Ranking, Rating, Retraction, Review, Skip, Thumb
-from didact.feedback.report import report
+from didact.feedback.report import Kept
 from didact.feedback.review import enqueue, following, left
 from didact.feedback.store import Conflict, Store, Unknown
 
@@ -34,7 +34,7 @@ class Items(BaseModel):
 
 def router(store: Store) -> APIRouter:
     """The paths under ``/feedback``; what is answered with 200 is on the disk."""
-    at = APIRouter(prefix="/feedback", tags=["feedback"])
+    at, kept = APIRouter(prefix="/feedback", tags=["feedback"]), Kept(store)
 
     @at.post("/exchanges")
     def exchange(given: Exchange, key: Once = None) -> Plain:
@@ -75,7 +75,7 @@ def router(store: Store) -> APIRouter:
     def dashboard() -> Plain:
         """Volume by day, agreement, biases, win rates with intervals, and each annotator."""
         with _problems():
-            return report(store)
+            return kept.report()
 
     @at.get("/export", response_class=StreamingResponse)
     def export(format: Form = "records") -> StreamingResponse:

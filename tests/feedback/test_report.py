@@ -5,7 +5,7 @@ import random
 
 import pytest
 
-from didact.feedback.report import report
+from didact.feedback.report import Kept, report
 from didact.feedback.store import Store
 from tests.feedback.samples import exchange, ranking, rating, thumb
 
@@ -60,6 +60,19 @@ def test_wins_and_biases(found):
     assert found["bias"]["longer"] == wins["a"]
     position = found["bias"]["first_shown"]
     assert position["low"] < 0.5 < position["high"]
+
+
+def test_it_is_made_anew_only_where_the_store_has_changed(store, monkeypatch):
+    made = []
+    monkeypatch.setattr("didact.feedback.report.report", lambda store: made.append(store.state()) or {"n": len(made)})
+    kept = Kept(store)
+    assert [kept.report()["n"], kept.report()["n"]] == [1, 1]
+    asked = store.add(exchange("a", prompt="x"))
+    assert [kept.report()["n"], kept.report()["n"]] == [2, 2]
+    store.add(thumb(asked, "ann", up=True))
+    assert kept.report()["n"] == 3
+    store.forget("ann")  # takes the last record away and says so
+    assert [kept.report()["n"], kept.report()["n"]] == [4, 4]
 
 
 def test_it_is_json_also_of_nothing(found, store):

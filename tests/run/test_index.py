@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 from didact import cli
 from didact.errors import UsageProblem
 from didact.retrieve.index import Index
+from tests.retrieve.conftest import server  # noqa: F401 - fixture
 from tests.run.test_life import base, world  # noqa: F401 - fixtures
 
 INDEX = "{index: {data: [pages/, docs.jsonl], embedder: none, size: 100, overlap: 20}}"
@@ -37,6 +38,31 @@ def test_a_stage_leaves_an_index_and_the_run_points_at_it(pages):
     opened = Index.open(pages.folder / "runs/r")
     assert opened.search("toads")
     assert not opened.search("frogs")
+
+
+def test_a_stage_may_keep_its_index_in_a_server(pages, server):  # noqa: F811
+    url = f"{server}#stage"
+    pages.recipe(INDEX.replace("size", f"store: '{url}', size"))
+    pages.run()
+    where = pages.folder / "runs/r/index"
+    for place in (url, where, pages.folder / "runs/r"):
+        assert Index.open(place).search("dogs habits", 1)[0].source == "pages/dogs.md"
+    left = (pages.stages("index")[0] / "index/index.url").read_text()
+    (pages.folder / "pages/cats.md").write_text("# Bats\n\nAll about bats.\n")
+    pages.run()
+    assert Index.open(where).search("bats")
+    assert not Index.open(where).search("cats", where={"path": "pages/"})
+    (last,) = (path for path in pages.stages("index") if path.name in where.read_text())
+    assert (last / "index/index.url").read_text() != left
+    assert json.loads((last / "done.json").read_text())["facts"]["added"] == 1
+
+
+def test_an_index_made_with_other_settings_is_not_copied_first(pages, monkeypatch):
+    pages.run()
+    monkeypatch.setattr("shutil.copyfile", lambda *given: pytest.fail("copied"))
+    pages.run("index.size=120")
+    assert not any("built anew" in line for line in pages.said)
+    assert Index.open(pages.folder / "runs/r").search("dogs")
 
 
 def test_what_a_stage_left_keeps_its_name_when_it_is_made_again(pages, monkeypatch):
@@ -81,6 +107,7 @@ def test_the_model_so_far_makes_the_vectors(pages):
     [
         ("{index: {data: pages/, embedder: model}}", "no model to index with yet"),
         ("{index: {data: pages/#3}}", "an index holds every document once"),
+        ("{index: {data: pages/, store: 'mysql://x'}}", "store"),
         ("{index: {data: pages/, size: 100, overlap: 50}}", "more than a third"),
         ("{index: {data: no/}}", "no such file, folder or output"),
         ("{index: {data: pages/, embeder: none}}", "embedder"),

@@ -1,5 +1,6 @@
 """What the server refuses, and what it lets go of."""
 
+import contextlib
 import json
 import logging
 import socket
@@ -40,6 +41,26 @@ def begun(up, body=None):
         if '"content":"' in line and '"content":""' not in line:
             return got, lines
     raise AssertionError
+
+
+@contextlib.contextmanager
+def stuck(up):
+    """The engine is in the middle of a step for as long as the block."""
+    (lane,) = {model.lane for model in up.state.models.values()}
+    step, inside, go = lane.decoder.step, threading.Event(), threading.Event()
+
+    def waits():
+        inside.set()
+        assert go.wait(60)
+        return step()
+
+    lane.decoder.step = waits
+    try:
+        assert inside.wait(20)
+        yield
+    finally:
+        lane.decoder.step = step
+        go.set()
 
 
 @pytest.fixture
@@ -178,13 +199,13 @@ def test_a_client_that_waits_and_leaves_frees_its_slot_too(busy):
 
 
 def test_a_full_queue_is_told_at_once(busy):
+    """How soon is measured by ``python -m benchmarks.serve``; here the engine is held, and the answer still comes."""
     held = [begun(busy), begun(busy)]
     asked = {**LONG, "n": 8}
     with busy.open.stream("POST", f"{busy.url}/v1/chat/completions", json=asked) as waits:
         wait_for(lambda: len(busy.state.engine.waiting) == 8)
-        asked = time.monotonic()
-        got = httpx.post(f"{busy.url}/v1/chat/completions", json=LONG)
-        assert time.monotonic() - asked < 0.5  # 0.1 s on a machine of its own
+        with stuck(busy):
+            got = httpx.post(f"{busy.url}/v1/chat/completions", json=LONG, timeout=20)
         assert (got.status_code, in_shape(got)["code"]) == (429, "queue_full")
         assert 1 <= int(got.headers["Retry-After"]) <= 60
         assert httpx.get(f"{busy.url}/health").status_code == 200  # a full queue is no illness
