@@ -16,6 +16,7 @@ from didact.objective.tokens import causal_reach
 from didact.rng import Rng
 
 BIASES = ("person", "length", "place")
+SPEED = 30.0  # what thresholds and biases are read with: they are logits, and move so much farther in a step of Adam
 
 
 @dataclass(frozen=True)
@@ -100,7 +101,7 @@ class Reward(Objective):
         there = batch.of >= 0
         known = torch.tensor(self.people, dtype=batch.who.dtype, device=batch.who.device)
         mine = batch.who[:, :, None] == known  # [B, A, K]
-        table = model.head("judges", torch.cat([mine, ~mine.any(2, keepdim=True)], 2).float())  # [B, A, F]
+        table = model.head("judges", SPEED * torch.cat([mine, ~mine.any(2, keepdim=True)], 2).float())  # [B, A, F]
         size = by_answer(batch.trained.float(), batch).clamp(min=1)
         same = (batch.of[:, :, None] == batch.of[:, None, :]) & there[:, :, None]
         kinds = {"person": there.float(), "length": size.log(), "place": same.tril(-1).sum(2).float()}
@@ -140,7 +141,7 @@ def _ranking(one: Reward, model: LanguageModel, batch: Batch, reward: Tensor, sc
 
 def _ratings(one: Reward, model: LanguageModel, batch: Batch, reward: Tensor, score: Tensor) -> Tensor:
     """-log(sigmoid(t_l - s) - sigmoid(t_(l-1) - s)) for the level l that the answer was given, [B, A]."""
-    raw = model.head("levels", score.new_zeros(1))  # [L - 1]
+    raw = model.head("levels", score.new_full((1,), SPEED))  # [L - 1]
     threshold = torch.cat([raw[:1], raw[:1] + F.softplus(raw[1:]).cumsum(0)])
     known = torch.tensor(one.levels, device=score.device)
     level = (known < batch.score.nan_to_num()[:, :, None] - 1e-6).sum(2).clamp(max=len(one.levels) - 1)  # [B, A]

@@ -12,6 +12,7 @@ from didact.objective.diffusion import Diffusion
 from didact.objective.distil import Distil
 from didact.objective.linked import Linked, LinkedMasked, Together
 from didact.objective.masked import Masked
+from didact.objective.reward import Reward
 from didact.objective.tokens import Causal, Prefix
 from didact.rng import Rng
 from didact.rollout.sampler import Sampler
@@ -40,12 +41,15 @@ OBJECTIVES = [
         *(resolve(name, {"label_smoothing": 0.01}) for name in ("cdpo", "robust")),
         resolve("kto", {"beta": 1.0}),
         resolve("dpo", {"sft": 0.3}),
+        *(resolve("reward", {"form": form}) for form in ("pairs", "ranking")),
+        Reward(form="ratings", levels=(0.0, 1.0, 2.0)),
+        Reward(debias=("person", "length", "place"), people=(1, 2), margin=0.5),
     )
 ]
 
 
 def named(objective):
-    return f"{type(objective).__name__}{f'-{objective.form}' if isinstance(objective, Contrast) else ''}"
+    return f"{type(objective).__name__}{f'-{objective.form}' if isinstance(objective, Contrast | Reward) else ''}"
 
 
 each = pytest.mark.parametrize("objective", OBJECTIVES, ids=named)

@@ -13,7 +13,7 @@ from didact.batch import Batch
 from didact.engine.mesh import Mesh
 from didact.engine.step import Task, take_step
 from didact.errors import UsageProblem
-from didact.objective.reward import Reward, rewards
+from didact.objective.reward import SPEED, Reward, rewards
 from didact.rng import Rng
 from tests.toy import toy_answers, toy_model
 
@@ -126,7 +126,9 @@ def test_what_judges_add_is_no_part_of_the_reward():
     for who, row in ((7, 0), (9, 1), (3, 2), (0, 2)):
         person, length, place = table[:, row].tolist()
         added = [person + length * math.log(2), person + length * math.log(4) + place]
-        value, means = loss(objective, Given([[0.5, 0.2]], judges=table), batch.with_(who=torch.full((1, 2), who)))
+        value, means = loss(
+            objective, Given([[0.5, 0.2]], judges=table / SPEED), batch.with_(who=torch.full((1, 2), who))
+        )
         assert value == pytest.approx(math.log1p(math.exp(-(0.3 + added[0] - added[1]))), rel=1e-5)
         assert means["margin"] == pytest.approx(0.3, rel=1e-5)
     assert Reward(debias=("length",), people=(1, 2)).heads["judges"].inputs == 3
@@ -152,8 +154,8 @@ FORMS += [Reward(debias=("person", "length", "place"), people=(1, 2)), Reward(ma
 def test_laws_hold(objective):
     model = toy_model()
     model.add_heads(objective.heads)
-    for weight in model.heads.parameters():
-        torch.nn.init.normal_(weight, std=0.3)
+    for name, weight in model.heads.named_parameters():
+        torch.nn.init.normal_(weight, std=0.3 if "reward" in name else 0.3 / SPEED)
     batch = next(toy_answers().start(0))[0]
     assert laws.micro_batches(model, objective, batch) < 1e-5
     assert laws.packing(model, objective, batch) < 1e-5
@@ -219,7 +221,7 @@ def fitted(
         return value
 
     optimizer.step(closure)
-    return items.detach().numpy(), table.detach().numpy()
+    return items.detach().numpy(), SPEED * table.detach().numpy()
 
 
 def test_maximum_likelihood_is_that_of_the_mm_algorithm():
