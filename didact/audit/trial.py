@@ -13,6 +13,7 @@ import torch
 from transformers import PreTrainedConfig
 
 from didact.audit import laws
+from didact.audit.acted import acted
 from didact.audit.toy import toy_network, toy_teacher
 from didact.data.corpus import Corpus, encode
 from didact.data.example import Answers, Conversation, Document, Example, Said, Texts
@@ -35,9 +36,12 @@ from didact.model.settings import Scratch
 from didact.objective import resolve
 from didact.objective.base import Objective
 from didact.objective.diffusion import Diffusion
+from didact.objective.policy import Policy
 from didact.recipe import Learning, load
 from didact.recipe.learning import TaskSpec
+from didact.rollout.cast import read
 from didact.rollout.diffusion import Unmasker
+from didact.rollout.experience import Experience
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.folder import run_folder
@@ -156,6 +160,9 @@ class Trial:
     def _task(self, name: str, task: TaskSpec, number: int) -> Iterator[Measured]:
         renderer, model = self._model()
         objective = bound(self.stage, renderer.tokenizer)[number]
+        if isinstance(objective, Policy):
+            yield from self._acted(name, task, objective, renderer, model)
+            return
         found = self._examples(task.data)
         parts = self._parts(found, renderer, f"{number}", objective)
         packed, loose = (next(self._stream(parts, pack).start(0))[0].to(self.mesh.device) for pack in (True, False))
@@ -167,6 +174,26 @@ class Trial:
             yield Measured(name, "5 sampled as trained", self._sampled(model, objective, renderer, found), self.logprob)
         if any(isinstance(example, Conversation) for example in found):
             yield self._joint(name, renderer, found)
+
+    def _acted(
+        self, name: str, task: TaskSpec, objective: Policy, renderer: Renderer, model: Model
+    ) -> Iterator[Measured]:
+        """The laws on answers that the toy gives; law 5 in what the sampler and training say of these."""
+        stream = self._acting(task, objective, renderer, model, self.folder / "acted", ROWS)
+        acts = stream.objective
+        batch = next(stream.start(0))[0].to(self.mesh.device)
+        model.eval()
+        yield Measured(name, "1 any micro-batches", laws.micro_batches(model, acts, batch), self.gradient)
+        yield Measured(name, "2 packed as unpacked", laws.packing(model, acts, batch), self.gradient)
+        yield Measured(name, "3 weight zero is nothing", laws.weight_zero(model, acts, batch), self.gradient)
+        apart = (read(model, batch, 1.0, ROWS) - batch.behaviour.cpu()).abs().max()
+        yield Measured(name, "5 sampled as trained", float(apart), self.logprob)
+
+    def _acting(
+        self, task: TaskSpec, objective: Policy, renderer: Renderer, model: Model, folder: Path, size: int
+    ) -> Experience:
+        given = (self.life, renderer, model, self.mesh, folder, size, self.stage.seed)
+        return acted(objective, task.name, task.data, *given)
 
     def _model(self) -> tuple[Renderer, Model]:
         """A fresh toy, tuned as the stage says, every trainable number moved: a LoRA's B begins at zero."""
@@ -247,6 +274,10 @@ class Trial:
         sources = []
         for number, task in enumerate(self.stage.task_list):
             objective = bound(self.stage, renderer.tokenizer)[number]
+            if isinstance(objective, Policy):
+                acting = self._acting(task, objective, renderer, model, self.folder / "run", 2)
+                sources.append(Source(task.name, acting.objective, acting, task))
+                continue
             parts = self._parts(self._examples(task.data), renderer, f"{number}", objective)
             stream = TokenStream(
                 parts, self.context, 2, self.stage.seed, pack=self.stage.pack, shuffle=self.stage.shuffle

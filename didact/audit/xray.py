@@ -144,6 +144,9 @@ def examine(stage: Learning, life: Life, renderer: Renderer) -> list[Xray]:
     found = []
     for task in stage.task_list:
         objective = resolve(task.objective.name, task.objective.options)
+        if objective.acts:
+            life.say(f"{stage.name}: answers are given while it learns; there is nothing to look at before")
+            continue
         corpora = tokenized(task.data, life.outputs, stage.seed, renderer, life.cache / "tokens", objective)
         paths = ", ".join(source.path for source in task.data.sources)
         parts, counts = cut(corpora, stage.context, stage.overlong, paths)

@@ -32,9 +32,7 @@ def acting(
     folder: StageFolder,
 ) -> tuple[Source, Counts, int]:
     """The task's source, what its prompts are, and how many steps they last; ``whole`` makes the starting model."""
-    if not isinstance(stage, Reinforce):
-        what = f"{task.objective.name} learns from the model's own answers"
-        raise UsageProblem(what, where=stage.name, remedy="make this stage a reinforce, with rewards")
+    assert isinstance(stage, Reinforce)  # foreseen
     model.check_writes()
     without_dropout(model)
     found = [one for source in examples(task.data, ground.outputs, stage.seed) for one in source.records()]

@@ -123,7 +123,10 @@ class Life:
                 raise UsageProblem(what, where=stage.name, remedy="put it after a stage that trains one")
             for one in _learning(stage):
                 for task in one.task_list:
-                    objective.resolve(task.objective.name, task.objective.options)
+                    acts = objective.resolve(task.objective.name, task.objective.options).acts
+                    if acts and not isinstance(one, Reinforce):
+                        what = f"{task.objective.name} learns from the model's own answers"
+                        raise UsageProblem(what, where=one.name, remedy="make this stage a reinforce, with rewards")
                 rows_per_process(one, self.mesh)
                 first, has_model = first or one, has_model or not isinstance(one, RewardModel)
                 if scratch:

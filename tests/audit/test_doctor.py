@@ -75,6 +75,15 @@ def test_all_laws_hold_however_it_is_tuned(world, tune):
     assert all(measure(write(world, f"finetune: {{data: chats.jsonl, tune: {tune}}}")).values())
 
 
+@pytest.mark.parametrize("objective", ["grpo", "ppo"])
+def test_all_laws_hold_where_a_model_learns_from_its_own_answers(world, objective):
+    base(world)
+    stage = f"{{data: chats.jsonl, objective: {objective}, rewards: [{{regex: e}}], tune: lora, precision: fp32}}"
+    found = measure(write(world, f"reinforce: {stage}"))
+    assert all(found.values()), found
+    assert "reinforce 5 sampled as trained" in found
+
+
 def test_a_model_from_scratch_and_a_mixture(world):
     tasks = "[{data: docs.jsonl, objective: causal}, {data: chats.jsonl, objective: sft, weight: 0.5}]"
     recipe = write(

@@ -118,7 +118,7 @@ def test_killed_at_some_file_events(server, unbroken, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["adamw-fp32", "muon-bf16"])
+@pytest.mark.parametrize("name", ["adamw-fp32", "muon-bf16", "policy"])
 def test_killed_at_every_file_event(server, unbroken, tmp_path, name):
     killed_at_events(server, unbroken, tmp_path, name, 1)
 
