@@ -45,8 +45,8 @@ class Shelf:
         first = self._classifier(self._folder(name))
         if not self.force:
             trust.check(first.facts, name)
-        if "prompts" in first.facts:
-            self.ground.say(trust.told(name, first.facts["prompts"]))
+        if found := trust.heldout(first.facts):
+            self.ground.say(trust.told(name, found))
         return [first, *(self._classifier(first.where / other) for other in first.facts.get("members", ()))]
 
     def file(self, name: str) -> Path:

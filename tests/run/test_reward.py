@@ -129,6 +129,9 @@ def test_one_no_better_than_chance_is_refused_unless_forced(run):
     unmeasured = {"scale": 1.0}
     with pytest.raises(GateFailed, match="measured on nothing"):
         trust.check(unmeasured, "x")
+    with pytest.raises(GateFailed, match="no better than chance"):
+        trust.check({"scale": 1.0, "people": {"accuracy": 0.6, "low": 0.4, "high": 0.8}}, "x")
+    trust.check({"scale": 1.0, "people": {"accuracy": 0.6, "low": 0.55, "high": 0.65}}, "x")
     trust.check({}, "a model from elsewhere says nothing of itself")
 
 

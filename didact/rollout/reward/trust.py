@@ -77,12 +77,17 @@ def told(what: str, one: Mapping[str, Any]) -> str:
     )
 
 
+def heldout(facts: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """What is known of other prompts judged by people it learned from; else of other people."""
+    return facts.get("prompts") or facts.get("people")
+
+
 def check(facts: Mapping[str, Any], where: str) -> None:
     """Raises GateFailed for a reward model that is no better than chance on pairs it has not learned from.
 
     One that was not trained here, and says nothing of itself, passes.
     """
-    one = facts.get("prompts")
+    one = heldout(facts)
     if one is None and "scale" in facts:
         what = "this reward model was measured on nothing that it did not learn from"
         raise GateFailed(what, where=where, remedy="give its stage heldout or holdout, or set force: true")
