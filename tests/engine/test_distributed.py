@@ -13,6 +13,7 @@ LINKED = {**FULL, "linked": True}  # a head beside the network
 PAIRS = {**FULL, "pairs": True}  # negatives gathered from all processes
 LORA = {"steps": 9, "training": TRAINING, "lora": True}
 MASKED = {**FULL, "masked": True}
+POLICY = {"steps": 6, "training": {**TRAINING, "micro_batch_size": 2}, "policy": True}  # each answers its share
 DISTIL = {**FULL, "distil": True}
 RATIO = {**FULL, "turn": {"ratio": 4.1}}
 GRIT = {**PAIRS, "turn": {"ratio": 4.1}}
@@ -58,6 +59,8 @@ def alike(one, other, within: float) -> None:
         (GRIT, 1e-5),
         (MASKED, 1e-5),
         (DISTIL, 1e-5),
+        (POLICY, 1e-4),
+        ({**POLICY, "lora": True}, 1e-4),
         ({**PAIRS, "lora": True}, 1e-5),
         ({**FULL, "diffusion": True}, 1e-5),
         ({**LORA, "diffusion": True}, 1e-5),
@@ -73,6 +76,8 @@ def alike(one, other, within: float) -> None:
         "grit",
         "masked",
         "distil",
+        "policy",
+        "policy-lora",
         "pairs-lora",
         "diffusion",
         "diffusion-lora",

@@ -32,6 +32,7 @@ from didact.engine.stop import SIGNALS, listening
 from didact.engine.train import Loop
 from didact.errors import Problem
 from didact.model import lora
+from didact.model.model import Model
 from didact.model.settings import Lora
 from didact.objective.contrast import Contrast
 from didact.objective.diffusion import Diffusion
@@ -81,10 +82,15 @@ def train(job: dict[str, Any], folder: Path) -> None:
     """One process of a job, from wherever the last attempt left it."""
     mesh = join("cpu")
     dtype = getattr(torch, job.get("dtype", "float32"))
-    model = toy_model(dtype=dtype if mesh.size == 1 else torch.float32, **job.get("model", {}))
-    if job.get("lora"):
-        lora.add(model.net, Lora(rank=4, dropout=job.get("dropout", 0.0)))
-    model.add_heads(Linked.heads if job.get("linked") else Ppo.heads if job.get("policy") else {})
+
+    def fresh() -> Model:
+        model = toy_model(dtype=dtype if mesh.size == 1 else torch.float32, **job.get("model", {}))
+        if job.get("lora"):
+            lora.add(model.net, Lora(rank=4, dropout=job.get("dropout", 0.0)))
+        model.add_heads(Linked.heads if job.get("linked") else Ppo.heads if job.get("policy") else {})
+        return model
+
+    model = fresh()
     model.train()
     mesh.shard(model, model.layers, dtype)
     settings = Training(**{"context": 32, "micro_batch_size": 1, **job.get("training", {})})
@@ -113,7 +119,7 @@ def train(job: dict[str, Any], folder: Path) -> None:
         sources[1] = Source("linked", Linked(), pairs, turn)
     if job.get("policy"):
         how = {"prompts_a_phase": 8, "epochs": 2, "batch_size": settings.batch_size}
-        acts = toy_experience(folder, Ppo(target_kl=0.01), model, mesh=mesh, **how)
+        acts = toy_experience(folder, Ppo(target_kl=0.01), model, mesh=mesh, whole=fresh, **how)
         sources[1] = Source("policy", acts.objective, acts, turn)
     wait = job.get("wait", 0.0)
 

@@ -60,6 +60,7 @@ def toy_experience(
     prompts_a_phase: int = 4,
     micro_rows: int = 2,
     say=lambda line: None,
+    whole=toy_model,
     **rollout,
 ) -> Experience:
     """Answers of up to 6 tokens, rewarded for even tokens; their length is measured beside."""
@@ -74,5 +75,5 @@ def toy_experience(
     rewards = weighed(named, None)
     objective = objective.acting(how.max_new_tokens, how.temperature, tuple(spec.name for spec in named))
     setting = Setting(batch_size, micro_rows, 64, seed, folder, "policy", how)
-    cast = Cast(model, mesh, toy_model)
+    cast = Cast(model, mesh, whole)
     return Experience(objective, toy_prompts(prompts), rewards, cast, Words(), setting, mesh, say)  # type: ignore
