@@ -55,8 +55,11 @@ class Rewarded(Measure):
             raise UsageProblem(f"rewards.{at}: {first['msg']}", remedy="write them as in a reinforce stage") from error
 
     def __call__(self, subject: Subject, examples: Sequence[tuple[str, Mapping[str, Any]]]) -> float:
-        """The mean; ``examples`` are records, with where each stands."""
-        return float(self.each(subject, examples).mean())
+        """The mean; ``examples`` are records, with where each stands. Tells its 95% interval over prompts."""
+        each = self.each(subject, examples)
+        mean, half = float(each.mean()), 1.96 * float(each.std(ddof=1) / len(each) ** 0.5) if len(each) > 1 else 0.0
+        subject.say(f"{mean:.3f}, 95% interval {mean - half:.3f} to {mean + half:.3f} over {len(each):,} prompts")
+        return mean
 
     def each(self, subject: Subject, examples: Sequence[tuple[str, Mapping[str, Any]]]) -> np.ndarray:
         """What each prompt's answers are worth, [prompts]."""
