@@ -65,10 +65,11 @@ SELECT md5(concat_ws(' ', (SELECT string_agg(md5(document::text), '' ORDER BY id
 """
 
 
-def split(text: str) -> list[str]:
-    """The words of a text in small letters and without accents; stemming is the server's."""
+def names(text: str) -> list[str]:
+    """The words of a text in small letters and without accents, ``a_b`` one of them; stemming is the server's."""
     plain = "".join(sign for sign in unicodedata.normalize("NFKD", text.lower()) if not unicodedata.combining(sign))
-    return [word[:LONGEST] for word in re.findall(r"[^\W_]+", plain)]
+    stripped = (re.sub("_+", "_", word.strip("_")) for word in re.findall(r"\w+", plain))
+    return [word[:LONGEST] for word in stripped if word]
 
 
 class Session(Base):
@@ -115,13 +116,14 @@ class Session(Base):
 
     def add(self, document: int, row: Row) -> int:
         """Stores a passage and its words; its number."""
-        said = split(f"{row.about} {row.text}")
-        fields = (document, row.heading, row.about, row.text, row.start, row.stop, len(said))
-        names = "document, heading, about, text, start, stop, length"
-        made = self.execute(f"INSERT INTO chunk ({names}) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING number", fields)
+        said = names(f"{row.about} {row.text}")
+        parts = [part for word in said for part in word.split("_")]
+        fields = (document, row.heading, row.about, row.text, row.start, row.stop, len(parts))
+        columns = "document, heading, about, text, start, stop, length"
+        made = self.execute(f"INSERT INTO chunk ({columns}) VALUES (?, ?, ?, ?, ?, ?, ?) RETURNING number", fields)
         (number,) = cast(tuple[int], made.fetchone())
         stemmed = f"SELECT lexeme, ?, count(*) FROM (SELECT {STEMMED}) AS one (lexeme) GROUP BY lexeme"
-        self.execute(f"INSERT INTO word {stemmed}", (number, said))
+        self.execute(f"INSERT INTO word {stemmed}", (number, [*parts, *(word for word in said if "_" in word)]))
         return number
 
     def drop_words(self, chosen: str, values: Sequence[str]) -> None:
@@ -131,7 +133,7 @@ class Session(Base):
     def words(self, words: Sequence[str], among: str, values: Sequence[str], depth: int) -> dict[int, float]:
         """By the formula of FTS5's BM25."""
         only = f"WHERE number IN (SELECT number {FROM} WHERE {among})" if among else ""
-        given = (split(" ".join(words)), *values, depth)
+        given = (names(" ".join(words)), *values, depth)
         return {number: float(score) for number, score in self.execute(BM25.format(among=only), given)}
 
 
