@@ -75,23 +75,31 @@ class Life:
         return [self.stage(number, stage) for number, stage in enumerate(self.recipe.stages)]
 
     def without_training(self) -> Iterator[Learning]:
-        """Makes data and tokenizers, and yields each training stage in its place instead of running it."""
+        """Makes data and tokenizers, and yields each training stage in its place instead of running it.
+
+        One that reads what only a trained model leaves is passed over, which is said.
+        """
         self._start()
         learned = isinstance(self.recipe.base, Scratch)  # then the model that a stage would ask is not there
+        unmade: set[str] = set()
         for number, stage in enumerate(self.recipe.stages):
             learned = learned or bool(_learning(stage))
-            if isinstance(stage, Learning):
-                yield stage
-            elif _independent(stage) or (isinstance(stage, Answer | Crowd | Index | Mine) and not learned):
+            if _independent(stage) or (isinstance(stage, Answer | Crowd | Index | Mine) and not learned):
                 self.stage(number, stage)
             elif isinstance(stage, Mine):
                 self.say(f"{stage.name}: needs the trained model; the pairs it reads stand in for those it leaves")
                 path = stage.data.sources[0].path
                 self.outputs[f"{stage.name}/pairs"] = self.outputs.get(path, Path(path))
-            elif isinstance(stage, Compare):
-                for arm, stages in stage.arms.items():
-                    trained = (one for one in stages if isinstance(one, Learning))
-                    yield from (one.model_copy(update={"name": f"{arm}/{one.name}"}) for one in trained)
+            else:
+                unmade |= {f"{stage.name}/{output}" for output in stage.outputs}
+            yield from (one for one in _named(stage) if self._readable(one, unmade))
+
+    def _readable(self, stage: Learning, unmade: set[str]) -> bool:
+        """Whether what a stage learns from is there before anything is trained."""
+        missing = [source.path for data in stage.inputs().values() for source in data.sources if source.path in unmade]
+        if missing:
+            self.say(f"{stage.name}: reads {listed(missing)}, which needs the trained model; passed over")
+        return not missing
 
     def _start(self) -> None:
         self._foresee()
@@ -219,6 +227,14 @@ def _learning(stage: Stage) -> list[Learning]:
     """The training stages in a stage: itself, or those of its arms."""
     stages = [one for arm in stage.arms.values() for one in arm] if isinstance(stage, Compare) else [stage]
     return [one for one in stages if isinstance(one, Learning)]
+
+
+def _named(stage: Stage) -> list[Learning]:
+    """The same, each under a name that says its arm."""
+    if not isinstance(stage, Compare):
+        return _learning(stage)
+    pairs = [(arm, one) for arm, stages in stage.arms.items() for one in stages if isinstance(one, Learning)]
+    return [one.model_copy(update={"name": f"{arm}/{one.name}"}) for arm, one in pairs]
 
 
 def _independent(stage: Stage) -> bool:

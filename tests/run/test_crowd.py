@@ -7,11 +7,15 @@ import pytest
 
 from didact.data.settings import Data
 from didact.data.source import examples
+from didact.engine.mesh import Mesh, pick_device
 from didact.errors import UsageProblem
 from didact.feedback.crowd import member
+from didact.recipe import load
 from didact.rollout.reward.base import Answered
 from didact.rollout.reward.crowd import Wanted
 from didact.run.feedback import report
+from didact.run.folder import run_folder
+from didact.run.life import Life
 from tests.battery.base import chats, lines
 from tests.run.test_life import base, world  # noqa: F401 - fixtures
 
@@ -119,3 +123,15 @@ def test_people_who_were_not_heard_judge_a_model(asked):
     found = Wanted("c", [member(json.loads(line)) for line in people.open()])
     short, long = (Answered((), text, {}) for text in ("red", "word " * 90))
     assert found([short])[0] > found([long])[0]
+
+
+def test_what_needs_the_trained_model_is_passed_over_before_it_is_there(asked):
+    learn = "context: 64, batch_size: 2, max_steps: 1"
+    finetune = f"{{finetune: {{data: chats.jsonl, {learn}}}}}"
+    align = f"{{align: {{data: crowd/thumbs, objective: kto, {learn}}}}}"
+    asked.recipe(finetune, CROWD, align, more="device: cpu\n")
+    said: list[str] = []
+    recipe = load(Path("recipe.yaml"), []).recipe
+    life = Life(recipe, run_folder(Path("runs"), "r"), Mesh(pick_device("cpu")), said.append, Path("cache"))
+    assert [stage.name for stage in life.without_training()] == ["finetune"]
+    assert "align: reads crowd/thumbs, which needs the trained model; passed over" in said
