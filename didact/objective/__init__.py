@@ -12,7 +12,7 @@ from didact.objective.dpo import Cdpo, Dpo, Hinge, Ipo, LdDpo, PlDpo, Robust
 from didact.objective.kto import Kto
 from didact.objective.linked import Linked, LinkedMasked, Together
 from didact.objective.masked import Masked
-from didact.objective.policy import Dapo, DrGrpo, Grpo, Gspo, Policy, Ppo, ReinforcePp, Rloo
+from didact.objective.policy import Dapo, DrGrpo, Expert, Grpo, Gspo, Policy, Ppo, ReinforcePp, Rloo
 from didact.objective.preference import Cpo, Orpo, Simpo
 from didact.objective.reward import Reward
 from didact.objective.tokens import Causal, Prefix
@@ -35,6 +35,7 @@ NAMES: dict[str, type[Objective]] = {
     "rloo": Rloo,
     "gspo": Gspo,
     "reinforce_pp": ReinforcePp,
+    "expert_iteration": Expert,
     "ppo": Ppo,
     "reward": Reward,
     "dpo": Dpo,

@@ -33,6 +33,11 @@ def plain(score: Tensor) -> Tensor:
     return score
 
 
+def best(score: Tensor) -> Tensor:
+    """1 for the best answers of a group, 0 for the others, and for all where none is better: best-of-n fine-tuning."""
+    return ((score >= score.amax(1, keepdim=True) - 1e-8) & informative(score)[:, None]).to(score)
+
+
 def informative(score: Tensor) -> Tensor:
     """Whether the answers of a group are of different worth, bool [P]: equal ones say nothing of each other."""
     return score.amax(1) - score.amin(1) > 1e-8
@@ -106,4 +111,4 @@ def k3_k2(log_q: Tensor, log_p: Tensor) -> Tensor:
 Estimator = Callable[[Tensor, Tensor], Tensor]
 ESTIMATORS: dict[str, Estimator] = {"k1": k1, "k2": k2, "k3": k3, "k3_k2": k3_k2}
 Baseline = Callable[[Tensor], Tensor]
-BASELINES: dict[str, Baseline] = {"group": standardised, "mean": centred, "others": others, "none": plain}
+BASELINES: dict[str, Baseline] = {"group": standardised, "mean": centred, "others": others, "best": best, "none": plain}

@@ -50,10 +50,11 @@ class Policy(Objective):
     """-min(r A, clip(r, 1 - clip, 1 + clip_high) A) + beta KL, r = p(token) / p when it was sampled.
 
     A is the answer's reward against its ``baseline``: the ``group``'s mean and deviation, its ``mean``, that of the
-    ``others``, or ``none``. ``to_go`` counts of the costs of KL only those still to come; ``whiten`` then brings the
-    advantages of a whole phase to mean 0 and variance 1. ``ratio`` is a token's, the geometric ``mean`` of its answer's
-    or that of the ``whole`` answer. ``mean``: of each answer over its tokens, then of the answers (``answer``); of all
-    ``tokens``; each answer's sum over the ``longest`` possible; each answer's ``sum``.
+    ``others``, or ``none``; with ``best`` it is 1 for the group's best answers and 0 for the others. ``to_go`` counts
+    of the costs of KL only those still to come; ``whiten`` then brings the advantages of a whole phase to mean 0 and
+    variance 1. ``ratio`` is a token's, the geometric ``mean`` of its answer's or that of the ``whole`` answer.
+    ``mean``: of each answer over its tokens, then of the answers (``answer``); of all ``tokens``; each answer's sum
+    over the ``longest`` possible; each answer's ``sum``.
 
     KL from the reference is minimised (``kl: loss``) or a cost in the reward (``kl: reward``); ``estimator`` is k1, k2,
     k3 or k3_k2. With ``target_kl`` nats an answer, ``beta`` is adapted from phase to phase over ``horizon`` answers
@@ -266,6 +267,14 @@ class Gspo(Policy):
     ratio: str = "mean"
     clip: float = 3e-4
     clip_high: float | None = 4e-4
+
+
+@dataclass(frozen=True)
+class Expert(Policy):
+    """Expert iteration: fine-tuning on a prompt's best answers (ReST: Gulcehre et al. 2023, arXiv:2308.08998)."""
+
+    baseline: str = "best"
+    drop_equal: bool = True
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from didact.rng import mix
 from didact.rollout.answering import answers
 from didact.rollout.cast import Cast, read, values
 from didact.rollout.decoder import Completion
+from didact.rollout.environment import Environment, Episode, play
 from didact.rollout.phase import Phase, forget, keep, kept, needed
 from didact.rollout.prompts import Prompt
 from didact.rollout.reward.base import Answered
@@ -34,7 +35,7 @@ from didact.text.render import Renderer
 
 Drawn = tuple[dict[str, Any], list[dict[str, Any]]]  # a row's columns, and lines to be read by people
 CHECKED = 2  # prompts of a process's share in each phase whose answers are read again, to compare log-probabilities
-EXACT, ROUGH = 1e-3, 0.05  # as far as they may be apart: in fp32 at most, else on average
+EXACT, ROUGH = 1e-3, 0.1  # as far as they may be apart: in fp32 at most, else on average
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,7 @@ class Setting:
     rollout: Rollout
 
 
+Said = Sequence[Sequence[Completion | Episode]]  # answers to each prompt
 Rewards = Callable[[Sequence[Answered]], tuple[list[float], dict[str, list[float]]]]
 
 
@@ -69,7 +71,9 @@ class Experience:
         setting: Setting,
         mesh: Mesh,
         say: Callable[[str], None],
+        environment: Environment | None = None,
     ):
+        self.environment = environment
         self.objective, self.prompts, self.rewards, self.cast = objective, prompts, rewards, cast
         self.renderer, self.setting, self.mesh, self.say = renderer, setting, mesh, say
         self.size = setting.rollout.prompts or setting.batch_size
@@ -94,6 +98,7 @@ class Experience:
         """A row as large as they come, of columns as they come."""
         longest = max((one.tokens for one in self.prompts), key=len)
         size, group = self.setting.rollout.max_new_tokens, self.setting.rollout.group
+        size = max(size, self.setting.context - len(longest)) if self.environment else size
         one: dict[str, Any] = row(longest, [Completion(0, [0] * size, [0.0] * size)] * group)
         columns = ["reference", "advantage", *(("value_old", "return") if self.objective.critic else ())]
         one |= {name: np.zeros_like(one["behaviour"]) for name in columns}
@@ -166,23 +171,34 @@ class Experience:
             drawn.append((one | more, _lines(asked[place], outs[place], said)))
         return drawn
 
-    def _answers(self, actor: Model, asked: Sequence[Prompt], numbers: Sequence[int]) -> list[list[Completion]]:
+    def _answers(self, actor: Model, asked: Sequence[Prompt], numbers: Sequence[int]) -> Said:
         rollout = self.setting.rollout
         way = Sampling(
             temperature=rollout.temperature, top_p=1, max_new_tokens=rollout.max_new_tokens, stop=rollout.stop
         )
-        ways = [
-            [way.model_copy(update={"seed": mix(self.setting.seed, number, k)}) for k in range(rollout.group)]
-            for number in numbers
-        ]
         sampler = Sampler(
             actor, self.renderer.decode, self.renderer.stops, slots=rollout.slots, longest=self.setting.context
         )
-        with held() as stop:
-            alone = self.mesh.size == 1  # several processes leave together, between two steps
-            return answers(sampler, [one.tokens for one in asked], ways, stop if alone else lambda: False)
 
-    def _scores(self, asked: Sequence[Prompt], outs: Sequence[Sequence[Completion]]) -> dict[str, np.ndarray]:
+        def seeded(*key: int) -> Sampling:
+            return way.model_copy(update={"seed": mix(self.setting.seed, *key)})
+
+        with held() as stop:
+            leaving = stop if self.mesh.size == 1 else lambda: False  # several leave together, between two steps
+            if self.environment is None:
+                ways = [[seeded(number, k) for k in range(rollout.group)] for number in numbers]
+                return answers(sampler, [one.tokens for one in asked], ways, leaving)
+
+            def ask(prompts: Sequence[Sequence[int]], which: Sequence[int], turn: int) -> list[Completion]:
+                keys = [divmod(i, rollout.group) for i in which]
+                ways = [[seeded(numbers[place], k, turn)] for place, k in keys]
+                return [each[0] for each in answers(sampler, prompts, ways, leaving)]
+
+            every = [one for one in asked for _ in range(rollout.group)]
+            played = play(self.environment, every, ask, self.renderer, rollout.turns, self.setting.context)
+            return [played[i : i + rollout.group] for i in range(0, len(played), rollout.group)]
+
+    def _scores(self, asked: Sequence[Prompt], outs: Said) -> dict[str, np.ndarray]:
         """What answers are worth, [prompts, answers]: the ``score``, and each source by its name."""
         done = [
             Answered(one.messages, out.text, one.record, out.reason == "stop", one.where)
@@ -190,6 +206,9 @@ class Experience:
             for out in each
         ]
         total, said = self.rewards(done)
+        if self.environment:
+            found = [out.reward if isinstance(out, Episode) else 0.0 for each in outs for out in each]
+            total, said = [a + b for a, b in zip(total, found, strict=True)], said | {"environment": found}
         named = {"score": total} | {f"reward/{name}": said[name] for name in self.objective.sources}
         return {name: np.asarray(all_of, np.float32).reshape(len(outs), -1) for name, all_of in named.items()}
 
@@ -238,7 +257,9 @@ def _at(column: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
     return column.repeat_interleave(group, 0).gather(1, where.clamp(min=0)) * (where >= 0)
 
 
-def _lines(asked: Prompt, outs: Sequence[Completion], said: Mapping[str, list[float]]) -> list[dict[str, Any]]:
+def _lines(
+    asked: Prompt, outs: Sequence[Completion | Episode], said: Mapping[str, list[float]]
+) -> list[dict[str, Any]]:
     """A prompt's answers and their rewards, to be read by people."""
     known = {"where": asked.where, "prompt": asked.messages[-1].get("content")}
     return [

@@ -1,6 +1,6 @@
 """Prompts to be answered, with the records they come from: rewards read the other fields."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,13 +21,15 @@ class Prompt:
     where: str = ""
 
 
-def prompt(where: str, record: Mapping[str, Any], renderer: Renderer) -> Prompt:
-    """The prompt of a record.
+def prompt(where: str, record: Mapping[str, Any], renderer: Renderer, opening: Sequence[Message] = ()) -> Prompt:
+    """The prompt of a record, behind the messages of an ``opening``.
 
     ``prompt`` is text to be gone on from, or messages; ``messages`` are read up to the last answer; other formats as in
     training. Raises DataProblem for a record that asks nothing.
     """
     said = _said(where, record)
+    if opening:
+        said = (*opening, *(({"role": "user", "content": said},) if isinstance(said, str) else said))
     if isinstance(said, str):
         return Prompt(tuple(renderer.beginning(said)), ({"role": "user", "content": said},), record, where)
     if not said:

@@ -8,11 +8,12 @@ from torch import Tensor
 
 from didact.batch import Batch
 from didact.rollout.decoder import Completion
+from didact.rollout.environment import Episode
 
 EMPTY = {"doc": -1, "answer": -1}  # what fills a row up to the longest where it is not 0
 
 
-def row(prompt: Sequence[int], outs: Sequence[Completion]) -> dict[str, np.ndarray]:
+def row(prompt: Sequence[int], outs: Sequence[Completion | Episode]) -> dict[str, np.ndarray]:
     """The columns of a prompt and its answers: [T] by token, [A] by answer."""
     shared, last = len(prompt) - 1, prompt[-1]
     tokens = [np.asarray(prompt[:-1], np.int64)] + [np.asarray([last, *out.tokens], np.int64) for out in outs]
@@ -23,7 +24,7 @@ def row(prompt: Sequence[int], outs: Sequence[Completion]) -> dict[str, np.ndarr
         "token": np.concatenate(tokens),
         "doc": np.zeros(len(branch), np.int32),
         "position": inside.astype(np.int64),
-        "trained": np.concatenate([np.zeros(shared, bool), *(np.arange(len(each)) > 0 for each in tokens[1:])]),
+        "trained": np.concatenate([np.zeros(shared, bool), *(np.asarray([False, *drawn(out)]) for out in outs)]),
         "answer": branch - 1,
         "order": np.where(branch == 0, 0, 2 * branch - 1),
         "behaviour": np.concatenate(chosen).astype(np.float32),
@@ -33,7 +34,12 @@ def row(prompt: Sequence[int], outs: Sequence[Completion]) -> dict[str, np.ndarr
     }
 
 
-def distinct(outs: Sequence[Completion], n: int = 2) -> float:
+def drawn(out: Completion | Episode) -> list[bool]:
+    """Which of what followed a prompt the model chose itself."""
+    return out.chosen if isinstance(out, Episode) else [True] * len(out.tokens)
+
+
+def distinct(outs: Sequence[Completion | Episode], n: int = 2) -> float:
     """Share of the answers' stretches of ``n`` tokens that are not copies of others of them; 1 where there are none."""
     found = [tuple(out.tokens[i : i + n]) for out in outs for i in range(len(out.tokens) - n + 1)]
     return len(set(found)) / len(found) if found else 1.0

@@ -43,3 +43,5 @@ class Rollout(Settings):
     temperature: float = Field(default=1.0, gt=0)
     stop: tuple[Annotated[str, Field(min_length=1)], ...] = ()
     slots: int = Field(default=32, gt=0, description="answers written at once")
+    environment: str = Field(default="", description="what answers the model: calculator, or my_module:MyEnvironment")
+    turns: int = Field(default=4, gt=0, description="answers of an episode in an environment, at most")

@@ -12,6 +12,7 @@ from didact.objective.policy import Policy
 from didact.recipe.learning import Learning, TaskSpec
 from didact.recipe.reinforcing import Reinforce
 from didact.rollout.cast import Cast, without_dropout
+from didact.rollout.environment import environment
 from didact.rollout.experience import Experience, Setting
 from didact.rollout.prompts import fitting, prompt
 from didact.rollout.reward.base import Answered
@@ -37,12 +38,14 @@ def acting(
     without_dropout(model)
     found = [one for source in examples(task.data, ground.outputs, stage.seed) for one in source.records()]
     rollout = stage.rollout
-    kept, longer = fitting(
-        (prompt(where, record, renderer) for where, record in found), stage.context - rollout.max_new_tokens
-    )
+    around = environment(rollout.environment) if rollout.environment else None
+    opened = [around.opening(record) if around else () for _, record in found]
+    asked = (prompt(*one, renderer, opening) for one, opening in zip(found, opened, strict=True))
+    kept, longer = fitting(asked, stage.context - rollout.max_new_tokens)
     rewards = weighed(stage.rewards, Shelf(ground, stage.force))
     names = called(rewards)
-    objective = objective.acting(rollout.max_new_tokens, rollout.temperature, tuple(names.values()))
+    sources = (*names.values(), *(("environment",) if around else ()))
+    objective = objective.acting(rollout.max_new_tokens, rollout.temperature, sources)
     setting = Setting(
         stage.batch_size, stage.micro_batch_size, stage.context, stage.seed, folder.path, task.name, rollout
     )
@@ -52,7 +55,7 @@ def acting(
         total, said = rewards(done)
         return total, {names[name]: values for name, values in said.items()}
 
-    stream = Experience(objective, kept, judged, cast, renderer, setting, ground.mesh, ground.say)
+    stream = Experience(objective, kept, judged, cast, renderer, setting, ground.mesh, ground.say, around)
     ground.say(
         f"{stage.name}: {len(kept):,} prompts, {rollout.group} answers to each"
         + (f"; {longer:,} longer than {stage.context - rollout.max_new_tokens} tokens were left out" if longer else "")

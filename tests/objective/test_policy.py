@@ -12,7 +12,7 @@ from didact.batch import Batch
 from didact.errors import UsageProblem
 from didact.objective import resolve
 from didact.objective.advantage import centred, others, standardised
-from didact.objective.policy import Dapo, DrGrpo, Grpo, Gspo, Policy, Ppo, ReinforcePp, Rloo
+from didact.objective.policy import Dapo, DrGrpo, Expert, Grpo, Gspo, Policy, Ppo, ReinforcePp, Rloo
 from didact.objective.tokens import next_token
 from didact.rng import Rng
 from didact.rollout.decoder import Completion
@@ -168,6 +168,16 @@ def test_advantages_of_each_preset():
     }
     for objective, worth in expected.items():
         torch.testing.assert_close(scene.credit(objective)[0], worth.flatten()[:, None] * wide)
+
+
+def test_expert_iteration_is_fine_tuning_on_the_best_answers():
+    """The gradient of its first step is that of -log p of the best answer of each group, alone."""
+    scene = Scene(far=0.0)
+    advantage = scene.credit(Expert())[0]
+    (found,) = torch.autograd.grad(scene.loss(Expert(), advantage), scene.now)
+    best = torch.nn.functional.one_hot(scene.score.argmax(1), GROUP).flatten()[:, None].bool() & scene.mask
+    expected = -best.float() / scene.mask.sum(1, keepdim=True) / (PROMPTS * GROUP)
+    torch.testing.assert_close(found * scene.mask, expected, rtol=0, atol=1e-6)
 
 
 def test_reinforce_pp_whitens_rewards_less_the_kl_to_come():

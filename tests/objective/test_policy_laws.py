@@ -7,13 +7,13 @@ from didact.audit import laws
 from didact.audit.toy import toy_acted
 from didact.model import lora
 from didact.model.settings import Lora
-from didact.objective.policy import Dapo, DrGrpo, Grpo, Gspo, Ppo, ReinforcePp, Rloo
+from didact.objective.policy import Dapo, DrGrpo, Expert, Grpo, Gspo, Ppo, ReinforcePp, Rloo
 from didact.objective.tokens import causal_reach, next_token
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from tests.toy import toy_answers, toy_model
 
-PRESETS = [Grpo(), DrGrpo(), Dapo(), Rloo(clip=9.0), Gspo(clip=0.1, clip_high=0.2), ReinforcePp(), Ppo()]
+PRESETS = [Grpo(), DrGrpo(), Dapo(), Rloo(clip=9.0), Gspo(clip=0.1, clip_high=0.2), ReinforcePp(), Expert(), Ppo()]
 each = pytest.mark.parametrize("objective", [one.acting(8, 0.9, ()) for one in PRESETS], ids=lambda o: type(o).__name__)
 
 
