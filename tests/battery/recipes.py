@@ -1,6 +1,6 @@
 """Recipes and command lines that are wrong."""
 
-from tests.battery.case import Case, nothing, pretrain, recipe, write
+from tests.battery.case import Case, both, nothing, pretrain, recipe, write
 
 RUN = "run recipe.yaml"
 BOMB = "a: &a [x, x, x, x, x, x, x, x, x]\n" + "".join(
@@ -17,6 +17,19 @@ def links(settings: str):
     """A recipe that pairs documents without links."""
     return recipe(f"{{links: {{data: docs.jsonl, {settings}}}}}, {PRETRAIN}")
 
+
+def reward(data: str, more: str = ""):
+    """A recipe of one short reward model."""
+    return recipe("{reward: {data: " + data + ", context: 32, max_steps: 1" + (more and f", {more}") + "}}")
+
+
+def reinforce(rewards: str):
+    """A recipe that learns from rewards."""
+    how = "context: 64, max_steps: 1, forgetting: false, rollout: {group: 2, max_new_tokens: 4}"
+    return recipe(f"{{reinforce: {{data: chats.jsonl, {how}, rewards: [{rewards}]}}}}")
+
+
+thumbs = write("thumbs.jsonl", '{"prompt": "a", "completion": "b", "label": true}\n' * 20)
 
 CASES = [
     # --- the file -------------------------------------------------------------------------------------------
@@ -164,4 +177,16 @@ CASES = [
         2,
         "reads pairs of texts; give it what a links stage leaves",
     ),
+    # --- rewards --------------------------------------------------------------------------------------------
+    Case("nothing was judged", reward("docs.jsonl"), RUN, 3, "docs.jsonl: this learns from judgements"),
+    Case("answers judged alone", both(thumbs, reward("thumbs.jsonl")), RUN, 3, "form: ratings"),
+    Case("reward of no form", reward("docs.jsonl", "objective: {reward: {form: pair}}"), RUN, 2, "no form 'pair'"),
+    Case("reward in tasks", recipe("{reward: {tasks: [{data: a, objective: reward}]}}"), RUN, 2, "has no mixture"),
+    Case("reward that shows forgetting", reward("docs.jsonl", "forgetting: true"), RUN, 2, "leave it out"),
+    Case("reward of no kind", reinforce("{regexp: x}"), RUN, 2, "one of regex, function, json"),
+    Case("misspelled reward", reinforce("{tests: {secnds: 3}}"), RUN, 2, "did you mean 'seconds'?"),
+    Case("no regular expression", reinforce("{regex: '('}"), RUN, 2, "not a regular expression"),
+    Case("two rewards of one name", reinforce("{regex: {pattern: a, name: n}}, {json: {name: n}}"), RUN, 2, "'n'"),
+    Case("function that is not there", reinforce("{function: 'json:lods'}"), RUN, 2, "cannot import reward"),
+    Case("schema of no type", reinforce("{json: {type: object}}"), RUN, 2, "unknown key 'type'"),
 ]
