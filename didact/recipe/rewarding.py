@@ -12,7 +12,7 @@ from didact.data.settings import Data
 from didact.recipe.learning import Learning, ObjectiveSpec, usual
 from didact.recipe.stage import misplaced, stage_names
 from didact.rollout.reward.base import Rewarding
-from didact.rollout.reward.crowd import Crowd
+from didact.rollout.reward.crowd import People
 from didact.rollout.reward.faithful import Faithful
 from didact.rollout.reward.function import Function
 from didact.rollout.reward.json import Json
@@ -22,7 +22,7 @@ from didact.rollout.reward.regex import Regex
 from didact.rollout.reward.tests import Tests
 
 REWARDS: dict[str, type[Rewarding]] = {
-    cls.kind: cls for cls in (Regex, Function, Json, Tests, Model, Judge, Faithful, Crowd)
+    cls.kind: cls for cls in (Regex, Function, Json, Tests, Model, Judge, Faithful, People)
 }
 
 
@@ -71,7 +71,7 @@ RewardSpec = Annotated[
     | Annotated[Tests, Tag("tests")]
     | Annotated[Model, Tag("model")]
     | Annotated[Judge, Tag("judge")]
-    | Annotated[Crowd, Tag("crowd")]
+    | Annotated[People, Tag("crowd")]
     | Annotated[Faithful, Tag("faithful")],
     Discriminator(
         _kind, custom_error_type="recipe", custom_error_message="{what}", custom_error_context={"what": _WHAT}

@@ -12,7 +12,7 @@ from didact.feedback.crowd import Member, member
 from didact.rollout.reward.base import Answered, Models, Reward, Rewarding
 
 
-class Crowd(Rewarding):
+class People(Rewarding):
     """What the ``people`` of a stage ``crowd`` want of an answer, such as those of ``crowd/people.heldout``."""
 
     kind = "crowd"
