@@ -152,3 +152,7 @@ def test_the_recipes_and_a_written_one_are_accepted(reads, quickstart):
     for path in (Path(__file__).parents[2] / "recipes").glob("*.yaml"):
         reads(path.read_text())
         assert accepted(path.read_text()), path.name
+
+
+def test_no_two_settings_have_one_name():
+    assert not [name for name in json_schema()["$defs"] if "__" in name]
