@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from benchmarks import aligned
-from benchmarks.case import ROUNDED, Case, Peer, Plan, Side, timed
+from benchmarks.case import ROUNDED, Case, Inputs, Peer, Plan, Side, timed
 from benchmarks.hyper import RATE_PREFERENCE
 
 PACKAGES = ("trl", "transformers", "accelerate", "torch")
@@ -35,31 +37,29 @@ def ours(run: str, about: str, **options: Any) -> Side:
     )
 
 
-DPO = Case(
-    name="dpo",
-    about="SmolLM2-135M, all weights, bf16; 4 pairs a step, of ragged length, reference log-probabilities made before",
-    ours=ours("prefer", "one row a step, in which each prompt stands once", objective="dpo"),
-    peers=(Peer("TRL", PACKAGES, sides("dpo", "DPOTrainer, precompute_ref_log_probs")),),
-    prepare=aligned.preferring,
-    parts=timed,
-    full=Plan(rounds=5, warmup=1, measured=2, documents=4, trial=1),
-    quick=Plan(rounds=2, warmup=1, measured=1, documents=2, trial=0),
-    tolerance=0.1,
-    why="the loss is of sums of log-probabilities of bf16 logits over answers of some hundred tokens",
-)
+def preferring(name: str, about: str, prepare: Callable[[Path, Plan], Inputs], documents: int) -> Case:
+    """One step on answers that are there already; the reference's log-probabilities were made before."""
+    trainer = f"{name.upper()}Trainer, precompute_ref_log_probs"
+    return Case(
+        name=name,
+        about=f"SmolLM2-135M, all weights, bf16; {about}, of ragged length; reference log-probabilities made before",
+        ours=ours("prefer", "one row a step, in which each prompt stands once", objective=name),
+        peers=(Peer("TRL", PACKAGES, sides(name, trainer)),),
+        prepare=prepare,
+        parts=timed,
+        full=Plan(rounds=5, warmup=1, measured=2, documents=documents, trial=1),
+        quick=Plan(rounds=2, warmup=1, measured=1, documents=documents // 2, trial=0),
+        tolerance=0.1,
+        why="the loss is of sums of log-probabilities of bf16 logits over answers of some hundred tokens",
+    )
 
-KTO = Case(
-    name="kto",
-    about="SmolLM2-135M, all weights, bf16; 8 answers a step, of ragged length, half of them desirable, their KL on "
-    "each other's prompts; reference log-probabilities made before",
-    ours=ours("prefer", "one row a step, in which each prompt stands once", objective="kto"),
-    peers=(Peer("TRL", PACKAGES, sides("kto", "KTOTrainer, precompute_ref_log_probs")),),
-    prepare=aligned.labelling,
-    parts=timed,
-    full=Plan(rounds=5, warmup=1, measured=2, documents=8, trial=1),
-    quick=Plan(rounds=2, warmup=1, measured=1, documents=4, trial=0),
-    tolerance=0.1,
-    why="the loss is of sums of log-probabilities of bf16 logits over answers of some hundred tokens",
+
+DPO = preferring("dpo", "4 pairs a step", aligned.preferring, 4)
+KTO = preferring(
+    "kto",
+    "8 answers a step, half of them desirable, and for the KL each other's answers to their prompts",
+    aligned.labelling,
+    8,
 )
 
 GRPO = Case(

@@ -64,13 +64,10 @@ def rows(documents: list) -> Batch:
     )
 
 
-def train(job: Job) -> Measured:
-    """``options``: ``objective``, ``precision``, ``rows`` (a document each, not packed), ``compile``, ``rate``."""
+def opened(job: Job) -> tuple[Model, Training]:
+    """The model as a stage trains it, whole or an adapter; ``options``: ``precision``, ``compile``, ``rate``."""
     settings = Training(
-        precision=job.options["precision"],
-        compile=job.options["compile"],
-        learning_rate=job.options["rate"],
-        **HYPER,
+        precision=job.options["precision"], compile=job.options["compile"], learning_rate=job.options["rate"], **HYPER
     )
     attention.register()
     net = load(job.inputs.model, pick_dtype(settings.precision, torch.device("cpu")))
@@ -80,7 +77,12 @@ def train(job: Job) -> Measured:
         apply(net, Tune())
     model = Model(net)
     model.check()
-    model.train()
+    return model.train(), settings
+
+
+def train(job: Job) -> Measured:
+    """The options of ``opened``, ``objective`` and ``rows`` (a document each, not packed)."""
+    model, settings = opened(job)
     model = compiled(model, settings, len(job.inputs.steps))
     return loop(model, settings, Task("bench", _objective(job), _stream(job)), len(job.inputs.steps), micro_rows=64)
 
@@ -135,20 +137,13 @@ def generate(job: Job) -> Measured:
 
 def contrast(job: Job) -> Measured:
     """``options``: ``chunk`` (pairs read at once), ``precision``, ``compile``, ``rate``; tokenized before."""
-    settings = Training(
-        precision=job.options["precision"], compile=job.options["compile"], learning_rate=job.options["rate"], **HYPER
-    )
-    attention.register()
-    net = load(job.inputs.model, pick_dtype(settings.precision, torch.device("cpu")))
-    apply(net, Tune())
-    model = Model(net)
-    model.check()
+    model, settings = opened(job)
     objective = Contrast().told(model.served)
     renderer = Renderer(tokenizers.load(Path(job.inputs.model))).embedding(objective.served())
     pairs = [Texts("", tuple(pair), ("query", "document")) for step in job.inputs.steps for pair in step]
     parts = cut([in_memory(pairs, renderer)], model.served["embedding"]["length"], "window")[0]
     stream = TokenStream(parts, 0, len(job.inputs.steps[0]), 0, shuffle=False)
-    model = compiled(model.train(), settings, len(job.inputs.steps))
+    model = compiled(model, settings, len(job.inputs.steps))
     task = Task("bench", objective, stream.start(0))
     return loop(model, settings, task, len(job.inputs.steps), job.options["chunk"])
 

@@ -13,22 +13,15 @@ import torch
 
 from benchmarks.aligned import of_labels, of_pairs, reward
 from benchmarks.case import Job, Measured
-from benchmarks.hyper import HYPER
-from benchmarks.ours import loop
+from benchmarks.ours import loop, opened
 from didact.batch import Batch
 from didact.data.answers import Judged
 from didact.data.corpus import Corpus
 from didact.data.pieces import cut
 from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh
-from didact.engine.precision import compiled, pick_dtype
-from didact.engine.settings import Training
+from didact.engine.precision import compiled
 from didact.engine.step import Task
-from didact.model import attention
-from didact.model.load import load
-from didact.model.model import Model
-from didact.model.settings import Tune
-from didact.model.tune import apply
 from didact.objective import resolve
 from didact.objective.policy import Policy
 from didact.rollout.cast import Cast, read
@@ -40,22 +33,9 @@ from didact.text import tokenizer as tokenizers
 from didact.text.render import Renderer
 
 
-def opened(job: Job) -> tuple[Model, Training, Renderer]:
-    """The model as a stage trains it, and what reads text for it."""
-    settings = Training(
-        precision=job.options["precision"], compile=job.options["compile"], learning_rate=job.options["rate"], **HYPER
-    )
-    attention.register()
-    net = load(job.inputs.model, pick_dtype(settings.precision, torch.device("cpu")))
-    apply(net, Tune())
-    model = Model(net)
-    model.check()
-    return model.train(), settings, Renderer(tokenizers.load(Path(job.inputs.model)))
-
-
 def prefer(job: Job) -> Measured:
     """``options``: ``objective``, dpo of pairs or kto of labels, with the reference's columns made before."""
-    model, settings, _ = opened(job)
+    model, settings = opened(job)
     objective = resolve(job.options["objective"], {})
     labels = job.options["objective"] == "kto"
     batches = [row(_turned(step) if labels else _paired(step)) for step in job.inputs.steps]
@@ -101,7 +81,8 @@ def row(examples: list[Asked]) -> Batch:
 def reinforce(job: Job) -> Measured:
     """``options``: ``objective`` (grpo, ppo) without KL; answers go on to the last of ``extra["new_tokens"]``."""
     group, new = job.inputs.extra["group"], job.inputs.extra["new_tokens"]
-    model, settings, renderer = opened(job)
+    model, settings = opened(job)
+    renderer = Renderer(tokenizers.load(Path(job.inputs.model)))
     renderer.__dict__["stops"] = ()  # no id ends an answer
     objective = resolve(job.options["objective"], {"beta": 0.0})
     assert isinstance(objective, Policy)
