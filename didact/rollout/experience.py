@@ -7,7 +7,7 @@ finished is drawn again from the same seeds with the same weights. So a killed r
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from didact.rollout.decoder import Completion
 from didact.rollout.environment import Environment, Episode, play
 from didact.rollout.phase import Phase, forget, keep, kept, needed
 from didact.rollout.prompts import Prompt
+from didact.rollout.remote import Engine
 from didact.rollout.reward.base import Answered
 from didact.rollout.rows import actions, distinct, placed, row, stacked, trimmed
 from didact.rollout.sampler import Sampler
@@ -82,6 +83,8 @@ class Experience:
             raise UsageProblem(what, where="rollout.prompts", remedy=f"make it a multiple of {setting.batch_size}")
         self.batches = self.size * setting.rollout.epochs // setting.batch_size  # of a phase
         self.folder = setting.folder / "rollouts"
+        far = setting.rollout.url
+        self.engine = Engine(setting.rollout, renderer.decode, renderer.stops, setting.context) if far else None
         self.order = lru_cache(maxsize=2)(self._order)
 
     def start(self, cursor: int) -> Iterator[tuple[Batch, int]]:
@@ -176,9 +179,7 @@ class Experience:
         way = Sampling(
             temperature=rollout.temperature, top_p=1, max_new_tokens=rollout.max_new_tokens, stop=rollout.stop
         )
-        sampler = Sampler(
-            actor, self.renderer.decode, self.renderer.stops, slots=rollout.slots, longest=self.setting.context
-        )
+        draw = self.engine.answers if self.engine else partial(answers, self._sampler(actor))
 
         def seeded(*key: int) -> Sampling:
             return way.model_copy(update={"seed": mix(self.setting.seed, *key)})
@@ -187,16 +188,20 @@ class Experience:
             leaving = stop if self.mesh.size == 1 else lambda: False  # several leave together, between two steps
             if self.environment is None:
                 ways = [[seeded(number, k) for k in range(rollout.group)] for number in numbers]
-                return answers(sampler, [one.tokens for one in asked], ways, leaving)
+                return draw([one.tokens for one in asked], ways, leaving)
 
             def ask(prompts: Sequence[Sequence[int]], which: Sequence[int], turn: int) -> list[Completion]:
                 keys = [divmod(i, rollout.group) for i in which]
                 ways = [[seeded(numbers[place], k, turn)] for place, k in keys]
-                return [each[0] for each in answers(sampler, prompts, ways, leaving)]
+                return [each[0] for each in draw(prompts, ways, leaving)]
 
             every = [one for one in asked for _ in range(rollout.group)]
             played = play(self.environment, every, ask, self.renderer, rollout.turns, self.setting.context)
             return [played[i : i + rollout.group] for i in range(0, len(played), rollout.group)]
+
+    def _sampler(self, actor: Model) -> Sampler:
+        words, slots = self.renderer, self.setting.rollout.slots
+        return Sampler(actor, words.decode, words.stops, slots=slots, longest=self.setting.context)
 
     def _scores(self, asked: Sequence[Prompt], outs: Said) -> dict[str, np.ndarray]:
         """What answers are worth, [prompts, answers]: the ``score``, and each source by its name."""
@@ -215,10 +220,14 @@ class Experience:
     def _mismatch(self, actor: Model, batch: Batch) -> float:
         """Law 5: how far what the sampler said of its tokens is from what training says of them.
 
-        Raises UsageProblem where it is farther than rounding explains.
+        Raises UsageProblem where it is farther than rounding explains, or, of an engine that may hold older weights,
+        than those could be.
         """
         part = batch.rows(slice(0, CHECKED))
         apart = (read(actor, part, 1.0, self.setting.micro_rows) - part.behaviour).abs()[part.trained]
+        if self.engine:
+            self.engine.compare(float(apart.mean()), self.say)
+            return float(apart.mean())
         exact = actor.net.dtype == torch.float32
         found, bound = float(apart.max() if exact else apart.mean()), EXACT if exact else ROUGH
         if not found <= bound:

@@ -1,8 +1,8 @@
 """How to sample."""
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from didact.settings import Settings
 
@@ -33,7 +33,8 @@ class Rollout(Settings):
 
     A phase is ``prompts`` prompts with ``group`` answers each, and what is learned from them in ``epochs`` passes, a
     step's prompts at a time. Nothing but the ``temperature`` stands between the model's probabilities and its answers:
-    what is learned must be what was drawn.
+    what is learned must be what was drawn. With ``url`` the answers come from what an OpenAI-compatible server calls
+    ``model``, whose key is in DIDACT_ROLLOUT_KEY.
     """
 
     group: int = Field(default=8, gt=0, description="answers to a prompt")
@@ -45,3 +46,16 @@ class Rollout(Settings):
     slots: int = Field(default=32, gt=0, description="answers written at once")
     environment: str = Field(default="", description="what answers the model: calculator, or my_module:MyEnvironment")
     turns: int = Field(default=4, gt=0, description="answers of an episode in an environment, at most")
+    url: str | None = Field(
+        default=None, description="of an engine that answers in the model's place, such as http://localhost:8000/v1"
+    )
+    model: str = Field(default="", description="what the engine calls the model")
+
+    @model_validator(mode="after")
+    def reachable(self) -> Self:
+        """An engine has a name for its model, and says log-probabilities before temperature."""
+        if (self.url is None) != (self.model == ""):
+            raise ValueError("'url' and 'model' belong together; as in {url: http://localhost:8000/v1, model: mine}")
+        if self.url and self.temperature != 1:
+            raise ValueError("an engine says log-probabilities before temperature; leave 'temperature' at 1 with 'url'")
+        return self

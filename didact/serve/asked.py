@@ -182,6 +182,9 @@ class TextAsked(Sampled):
     logprobs: int | None = Field(default=None, ge=0, le=LIKELIEST)
     best_of: int | None = Field(default=None, ge=1, le=ANSWERS)
     suffix: None = None
+    return_token_ids: StrictBool | None = Field(
+        default=False, description="each choice has its token_ids; these and logprobs then hold the stop token, too"
+    )
 
 
 class VectorsAsked(Body):

@@ -27,19 +27,21 @@ class Texts:
 
     def __init__(self, served: Served, asked: TextAsked, flow: Flow, echoes: list[str]):
         self.served, self.asked, self.flow, self.echoes = served, asked, flow, echoes
-        self.stops = frozenset(served.named.renderer.stops)
+        self.stops = frozenset(() if asked.return_token_ids else served.named.renderer.stops)  # tokens not told
         self.answers = [Answer(strip=False) for _ in flow.asks]
+        self.tokens_too = asked.logprobs is not None or bool(asked.return_token_ids)
         about = {"id": f"cmpl-{secrets.token_hex(12)}", "created": int(time.time()), "model": served.name}
         self.about = {**about, "object": "text_completion"}
 
     def _choice(self, index: int, text: str, reason: str | None, last: int | None) -> dict[str, Any]:
         probs, answer = None, self.answers[index]
+        part = slice(len(answer.tokens) - last, None) if last is not None else slice(None)
         if self.asked.logprobs is not None:
-            part = slice(len(answer.tokens) - last, None) if last is not None else slice(None)
             before = "".join(map(self.served.writes.spell, answer.tokens[: part.start])) if last is not None else ""
             rows = (answer.tokens[part], answer.logprobs[part], answer.likeliest[part])
             probs = spell.text(self.served.writes.spell, *rows, len(self.echoes[index]) + len(before))
-        return {"index": index, "text": text, "finish_reason": reason, "logprobs": probs}
+        ids = {"token_ids": answer.tokens[part]} if self.asked.return_token_ids else {}
+        return {"index": index, "text": text, "finish_reason": reason, "logprobs": probs, **ids}
 
     async def whole(self) -> Response:
         """The response to a client that waits."""
@@ -61,7 +63,7 @@ class Texts:
                 yield {**self.about, "choices": [self._choice(index, echo, None, 0)]}
         async for piece in self.flow.pieces():
             told = self.answers[piece.index].add(piece, self.stops)
-            if piece.text or piece.reason or (told and self.asked.logprobs is not None):
+            if piece.text or piece.reason or (told and self.tokens_too):
                 yield {**self.about, "choices": [self._choice(piece.index, piece.text, piece.reason or None, told)]}
         if self.asked.stream_options and self.asked.stream_options.include_usage:
             yield {**self.about, "choices": [], "usage": self.flow.usage()}

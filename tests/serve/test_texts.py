@@ -61,6 +61,26 @@ def test_a_streamed_completion_is_the_whole_one(server):
     assert offsets == whole.logprobs.text_offset
 
 
+def test_token_ids_are_all_that_was_drawn(server):
+    """The stop token, too, with its log-probability: what a trainer needs, and chat leaves out."""
+    named = next(iter(server.state.models.values())).named
+    stops = named.renderer.stops
+    asked = {**WARM, "max_tokens": 40, "prompt": "The red", "n": 8, "seed": 3, "logprobs": 0}
+    told = {**asked, "extra_body": {"return_token_ids": True}}
+    whole, plain = server.client.completions.create(**told), server.client.completions.create(**asked)
+    chunks = [chunk.choices[0] for chunk in server.client.completions.create(**told, stream=True)]
+    assert {choice.finish_reason for choice in whole.choices} == {"stop", "length"}
+    for choice, other in zip(whole.choices, plain.choices, strict=True):
+        ids, probs = choice.token_ids, choice.logprobs.token_logprobs
+        assert (ids[-1] in stops) == (choice.finish_reason == "stop")
+        assert named.renderer.decode(ids, skip_special=True).endswith(choice.text[-4:])
+        assert [token for chunk in chunks if chunk.index == choice.index for token in chunk.token_ids] == ids
+        assert "token_ids" not in other.model_extra
+        assert other.logprobs.token_logprobs == probs[: len(ids) - (ids[-1] in stops)]
+        assert len(probs) == len(ids)
+    assert sum(len(choice.token_ids) for choice in whole.choices) == whole.usage.completion_tokens
+
+
 @pytest.mark.parametrize("change", [{"prompt": [[10**6]]}, {"prompt": []}, {"best_of": 2}, {"prompt": ["x"] * 33}])
 def test_completions_that_cannot_be(server, change):
     with pytest.raises(openai.BadRequestError):
