@@ -82,7 +82,7 @@ def loss_curve(train: Series, held_out: Series, x_label: str, width: int, height
         if held_out.known:
             axes.plot(held_out.x, held_out.y, color=SECOND, linewidth=1.6, marker="o", markersize=4)
         _fit(axes, train, held_out)
-        axes.set_ylabel("loss (nats per trained token)")
+        axes.set_ylabel("loss (nats per trained token)" if x_label == "trained tokens" else "loss")
         axes.set_xlabel(x_label)
 
     return _svg(draw, width, height, name, f"Loss: {_fall(train)}")

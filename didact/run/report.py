@@ -316,7 +316,9 @@ def _speeds(stage: StageSummary) -> list[str]:
 
 
 def _over(records: Sequence[Mapping[str, Any]]) -> tuple[str, str]:
-    """What curves are drawn over, and its name."""
+    """What curves are drawn over, and its name; where there are gauges, what is trained are answers and no tokens."""
+    if any(name.startswith("gauge/") for record in records for name in record):
+        return "step", "step"
     return ("trained_tokens", "trained tokens") if _all(records, "trained_tokens") else ("step", "step")
 
 

@@ -19,6 +19,7 @@ def stage(tmp_path):
             log.write(
                 step,
                 loss=1.0,
+                trained_tokens=8 * step,  # answers, in truth
                 **{
                     "gauge/grpo/kl_answer": d * d,
                     "gauge/grpo/reward": 0.9 * d + 0.1 * r.normal(),
@@ -48,6 +49,7 @@ def test_the_page_shows_them_and_why_the_stage_ended(stage):
     assert "Ended early, as stop_when says: kl &gt; 35 at step 100." in html
     assert "held-out reward" in html
     assert "KL (nats an answer)" in html
+    assert "trained token" not in html
 
 
 def test_a_stage_without_gauges_shows_none(tmp_path):
