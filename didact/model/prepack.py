@@ -25,14 +25,18 @@ _packed: WeakKeyDictionary[nn.Linear, tuple[Key, Tensor, Tensor | None]] = WeakK
 
 @contextmanager
 def prepacked(net: nn.Module) -> Iterator[None]:
-    """Every plain bf16 linear layer on the CPU computes from its laid-out weight while the block runs."""
+    """Every plain bf16 linear layer on the CPU computes from its laid-out weight while the block runs.
+
+    Nothing compiled for training is used meanwhile: a compiler cannot look into a laid-out weight.
+    """
     groups = list(_groups(net))
     for group in groups:
         shared = Shared(group)
         for place, module in enumerate(group):
             module.forward = partial(shared.forward, place)
     try:
-        yield
+        with torch.compiler.set_stance("force_eager"):
+            yield
     finally:
         for group in groups:
             for module in group:
