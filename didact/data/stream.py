@@ -3,19 +3,18 @@
 The cursor is one integer, so a stream resumes exactly, and any number of processes see the same global batches.
 """
 
-import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import Protocol
 
 import numpy as np
-import torch
 
 from didact.batch import Batch
 from didact.data.answers import columns
 from didact.data.pack import best_fit
 from didact.data.pieces import Pieces
+from didact.data.stack import stacked
 from didact.errors import DataProblem
 
 EPOCH = 1 << 32  # a cursor is epoch * EPOCH + row
@@ -42,14 +41,6 @@ class Epoch:
 
     def __len__(self) -> int:
         return len(self.bound) - 1
-
-
-EMPTY = {"token": 0, "doc": -1, "position": 0, "trained": False, "answer": -1, "order": 0} | {
-    "teacher_token": 0,
-    "teacher_logprob": 0,
-    "reference": 0,
-}  # what fills a row up to the longest, by column
-NOBODY = {"of": -1, "score": math.nan, "who": 0, "trust": 0.0}  # the same of answers
 
 
 class TokenStream:
@@ -121,12 +112,7 @@ class TokenStream:
         return Epoch(piece, np.concatenate([[0], np.cumsum(np.bincount(row))]))
 
     def _batch(self, rows: list[int]) -> Batch:
-        filled = [self._row(number) for number in rows]
-        made = _stacked(filled, "token", EMPTY)  # each [B, T], a teacher's [B, T, k]
-        if self.judged:
-            made |= _stacked(filled, "of", NOBODY)  # each [B, A]
-        value = {"value": torch.tensor([row["value"] for row in filled])} if self.several else {}
-        return Batch({**made, **value, "row": torch.tensor(rows)})
+        return stacked([self._row(number) | {"row": np.int64(number)} for number in rows])
 
     def _row(self, cursor: int) -> dict[str, np.ndarray]:
         number, row = divmod(cursor, EPOCH)
@@ -204,23 +190,6 @@ def _joined(examples: Sequence[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
         for i, one in enumerate(examples)
     ]
     return {name: np.concatenate([one[name] for one in numbered]) for name in numbered[0]}
-
-
-def _stacked(
-    rows: Sequence[dict[str, np.ndarray]], like: str, empty: Mapping[str, float | bool]
-) -> dict[str, torch.Tensor]:
-    """The columns of several rows, each filled up to the longest; ``like`` is a column that says how long a row is."""
-    width = max(len(row[like]) for row in rows)
-    return {
-        name: torch.from_numpy(np.stack([_padded(row[name], width, fill) for row in rows]))
-        for name, fill in empty.items()
-        if name in rows[0]
-    }
-
-
-def _padded(column: np.ndarray, width: int, fill: float | bool) -> np.ndarray:
-    """A row's column [T, ...] filled up to ``width``."""
-    return np.pad(column, [(0, width - len(column)), *[(0, 0)] * (column.ndim - 1)], constant_values=fill)
 
 
 def _passes(count: int, weight: float, rng: np.random.Generator) -> np.ndarray:

@@ -85,12 +85,15 @@ def held_out(tracks: Tracks) -> list[tuple[str, Track]]:
     return [(name, one) for name, one in tracks.items() if name.startswith("reward/heldout") and one.known(LOOK)]
 
 
+def above(one: Track, bound: float, line: str) -> str:
+    """The line, told where the gauge stands, if that is lately above the bound."""
+    return line.format(one.now) if one.known(LATELY) and one.now > bound else ""
+
+
 def kl_high(tracks: Tracks) -> str:
     """Far from the reference: no reward model has seen such answers, and they are paid for with what the model knew."""
-    kl = tracks["kl"]
-    if not kl.known(LATELY) or kl.now <= KL:
-        return ""
-    return f"the KL from the reference is {kl.now:.3g} nats a token; raise beta, lower learning_rate, or stop earlier"
+    line = "the KL from the reference is {:.3g} nats a token; raise beta, lower learning_rate, or stop earlier"
+    return above(tracks["kl"], KL, line)
 
 
 def kl_jumps(tracks: Tracks) -> str:
@@ -140,32 +143,26 @@ def length_pays(tracks: Tracks) -> str:
 
 def clips(tracks: Tracks) -> str:
     """Most of the update is thrown away."""
-    share = tracks["clip_fraction"]
-    if not share.known(LATELY) or share.now <= CLIPPED:
-        return ""
-    return f"{share.now:.0%} of the tokens are clipped; lower learning_rate, or take fewer epochs of each rollout"
+    line = "{:.0%} of the tokens are clipped; lower learning_rate, or take fewer epochs of each rollout"
+    return above(tracks["clip_fraction"], CLIPPED, line)
 
 
 def no_signal(tracks: Tracks) -> str:
     """All answers of a group got the same reward, so it teaches nothing."""
-    share = tracks["no_signal"]
-    if not share.known(LATELY) or share.now <= SILENT:
-        return ""
-    return (
-        f"{share.now:.0%} of the groups got one and the same reward for all answers and teach nothing; "
+    line = (
+        "{:.0%} of the groups got one and the same reward for all answers and teach nothing; "
         "leave out prompts that are too easy or too hard, raise the group size or the temperature"
     )
+    return above(tracks["no_signal"], SILENT, line)
 
 
 def mismatch(tracks: Tracks) -> str:
     """The sampler is not the policy that is trained."""
-    nats = tracks["mismatch"]
-    if not nats.known(LATELY) or nats.now <= MISMATCH:
-        return ""
-    return (
-        f"the sampler's log-probabilities are up to {nats.now:.3g} nats from the trainer's; "
+    line = (
+        "the sampler's log-probabilities are up to {:.3g} nats from the trainer's; "
         "take newer rollouts, or the same precision for both"
     )
+    return above(tracks["mismatch"], MISMATCH, line)
 
 
 def chosen_falls(tracks: Tracks) -> str:

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from didact.batch import Batch
+from didact.data.stack import stacked
 from didact.engine.mesh import Mesh
 from didact.engine.stop import held
 from didact.errors import UsageProblem
@@ -29,7 +30,7 @@ from didact.rollout.phase import Phase, forget, keep, kept, needed
 from didact.rollout.prompts import Prompt
 from didact.rollout.remote import Engine
 from didact.rollout.reward.base import Answered
-from didact.rollout.rows import actions, distinct, placed, row, stacked, trimmed
+from didact.rollout.rows import actions, distinct, placed, row, trimmed
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Rollout, Sampling
 from didact.text.render import Renderer

@@ -7,10 +7,9 @@ import torch
 from torch import Tensor
 
 from didact.batch import Batch
+from didact.data.stack import OF_TOKENS
 from didact.rollout.decoder import Completion
 from didact.rollout.environment import Episode
-
-EMPTY = {"doc": -1, "answer": -1}  # what fills a row up to the longest where it is not 0
 
 
 def row(prompt: Sequence[int], outs: Sequence[Completion | Episode]) -> dict[str, np.ndarray]:
@@ -45,25 +44,10 @@ def distinct(outs: Sequence[Completion | Episode], n: int = 2) -> float:
     return len(set(found)) / len(found) if found else 1.0
 
 
-def stacked(rows: Sequence[dict[str, np.ndarray]]) -> Batch:
-    """Rows as a batch: columns of tokens are filled up to the longest row, the others are of one size."""
-    width = max(len(one["token"]) for one in rows)
-    columns = {}
-    for name, like in rows[0].items():
-        if like.ndim and len(like) == len(rows[0]["token"]):
-            fill = EMPTY.get(name, 0)
-            made = [np.pad(one[name], (0, width - len(one[name])), constant_values=fill) for one in rows]
-        else:
-            made = [one[name] for one in rows]
-        columns[name] = torch.from_numpy(np.stack(made))
-    return Batch(columns)
-
-
 def trimmed(batch: Batch) -> Batch:
     """The batch without the columns that are padding in all of its rows."""
-    width, used = batch.token.shape[1], int((batch.doc >= 0).any(0).sum())
-    cut = {name: column[:, :used] if column.shape[1:2] == (width,) else column for name, column in batch.items()}
-    return Batch(cut)
+    used = int((batch.doc >= 0).any(0).sum())
+    return Batch({name: column[:, :used] if name in OF_TOKENS else column for name, column in batch.items()})
 
 
 def actions(batch: Batch) -> Tensor:

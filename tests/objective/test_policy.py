@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from didact.batch import Batch
+from didact.data.stack import stacked
 from didact.errors import UsageProblem
 from didact.objective import resolve
 from didact.objective.advantage import centred, others, standardised
@@ -16,7 +17,7 @@ from didact.objective.policy import Dapo, DrGrpo, Expert, Grpo, Gspo, Policy, Pp
 from didact.objective.tokens import next_token
 from didact.rng import Rng
 from didact.rollout.decoder import Completion
-from didact.rollout.rows import actions, placed, row, stacked
+from didact.rollout.rows import actions, placed, row
 
 PROMPTS, GROUP, LONGEST = 3, 4, 6
 

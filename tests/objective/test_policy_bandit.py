@@ -3,10 +3,11 @@
 import pytest
 import torch
 
+from didact.data.stack import stacked
 from didact.objective.policy import Policy, Ppo
 from didact.rng import Rng
 from didact.rollout.decoder import Completion
-from didact.rollout.rows import row, stacked
+from didact.rollout.rows import row
 
 REWARD = torch.tensor([0.0, 0.5, 1.0, 0.2, 0.8])
 REFERENCE = torch.tensor([0.3, 0.25, 0.1, 0.3, 0.05])
