@@ -2,13 +2,14 @@
 
 import math
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 
 from didact.batch import Batch
 
-OF_TOKENS: Mapping[str, float | bool] = {
+OF_TOKENS: dict[str, float | bool] = {
     "token": 0,
     "doc": -1,
     "position": 0,
@@ -25,16 +26,16 @@ OF_TOKENS: Mapping[str, float | bool] = {
 }
 """Columns of tokens, [T, ...] in a row, and what fills a row up to the longest."""
 
-OF_ANSWERS: Mapping[str, float | bool] = {"of": -1, "score": math.nan, "who": 0, "trust": 0.0}
+OF_ANSWERS: dict[str, float | bool] = {"of": -1, "score": math.nan, "who": 0, "trust": 0.0}
 """Columns of answers, [A] in a row, of which there may be more in one row than in another."""
 
 
-def stacked(rows: Sequence[Mapping[str, np.ndarray]]) -> Batch:
-    """Rows as a batch: columns of tokens and of answers are filled up, all others are of one size."""
+def stacked(rows: Sequence[Mapping[str, Any]]) -> Batch:
+    """Rows of numpy columns as a batch: those of tokens and of answers are filled up, all others are of one size."""
     return Batch({name: torch.from_numpy(np.stack(_filled(name, rows))) for name in rows[0]})
 
 
-def _filled(name: str, rows: Sequence[Mapping[str, np.ndarray]]) -> list[np.ndarray]:
+def _filled(name: str, rows: Sequence[Mapping[str, Any]]) -> list[np.ndarray]:
     fill = (OF_TOKENS | OF_ANSWERS).get(name)
     if fill is None:
         return [row[name] for row in rows]

@@ -40,7 +40,7 @@ def best(score: Tensor) -> Tensor:
 
 def informative(score: Tensor) -> Tensor:
     """Whether the answers of a group are of different worth, bool [P]: equal ones say nothing of each other."""
-    return score.amax(1) - score.amin(1) > 1e-8
+    return score.amax(1) - score.amin(1) > 1e-6
 
 
 def overlong(length: Tensor, longest: int, buffer: int) -> Tensor:

@@ -5,7 +5,8 @@ log-probability with which it was sampled, ``reference``, that of the model the 
 critic's also ``value_old`` and ``return``. Where a token was not chosen by the model these are 0. Of each answer it has
 its ``score``, the same of each source (``reward/NAME``), whether it ``finished``, and, to be looked at, how
 ``distinct`` its prompt's answers are and how far the sampler was off (``mismatch``); of each row ``beta``, the weight
-of KL.
+of KL. Where groups without signal were replaced, ``reward``, ``reward/NAME`` and ``no_signal`` are means of all that
+was drawn.
 """
 
 from __future__ import annotations
@@ -60,7 +61,8 @@ class Policy(Objective):
     k3 or k3_k2. With ``target_kl`` nats an answer, ``beta`` is adapted from phase to phase over ``horizon`` answers
     (Ziegler et al. 2019, arXiv:1909.08593, 2.2). ``drop_equal`` leaves out groups whose answers are worth the same,
     ``drop_unfinished`` answers that ran into the limit; ``overlong`` punishes the last so many tokens before the limit,
-    and ``unfinished``, where given, is the score of answers that ran into it (the EOS trick).
+    and ``unfinished``, where given, is the score of answers that ran into it (the EOS trick). In the place of groups
+    whose answers are worth the same, further prompts are drawn, in ``max_num_gen_batches`` batches in all, at most.
     """
 
     judged: ClassVar[bool] = True
@@ -83,6 +85,7 @@ class Policy(Objective):
     drop_unfinished: bool = False
     overlong: int = 0
     unfinished: float | None = None
+    max_num_gen_batches: int = 1
 
     longest: int = field(default=1, kw_only=True, metadata=BOUND)
     temperature: float = field(default=1.0, kw_only=True, metadata=BOUND)
@@ -101,6 +104,8 @@ class Policy(Objective):
                 raise UsageProblem(f"{name} is {getattr(self, name)!r}", remedy=f"known are {', '.join(known)}")
         if min(self.clip, self.high, self.beta, self.overlong, self.horizon - 1) < 0:
             raise UsageProblem("clip, clip_high, beta, overlong or horizon is below zero", remedy="give 0 or more")
+        if self.max_num_gen_batches < 1:
+            raise UsageProblem(f"max_num_gen_batches is {self.max_num_gen_batches}", remedy="give 1, or more to refill")
         if self.target_kl is not None and not (self.target_kl > 0 and self.beta > 0):
             raise UsageProblem("target_kl adapts beta, from a beta above 0", remedy="give both, as 6 and 0.05")
 
@@ -177,7 +182,8 @@ class Policy(Objective):
             terms["value"] = of_tokens
         by_token = dict.fromkeys(BY_TOKEN, of_tokens)
         by_answer_too = dict.fromkeys((*BY_ANSWER, *self._named()), there.float())
-        return ready.with_({**terms, **by_token, **by_answer_too}, no_signal=alike.float(), reach=causal_reach(batch))
+        silent = batch.get("no_signal", alike.float())
+        return ready.with_({**terms, **by_token, **by_answer_too}, no_signal=silent, reach=causal_reach(batch))
 
     def loss(self, model: LanguageModel, batch: Batch) -> Mapping[str, Tensor]:
         """{policy: [B, A]}, and what is measured."""
@@ -208,7 +214,7 @@ class Policy(Objective):
             "entropy": -batch.behaviour,
             "ratio": ratio,
             "clip_fraction": (outside & (batch.advantage != 0)).float(),
-            "reward": batch.score,
+            "reward": batch.get("reward", batch.score),
         }
         return found | {
             name: batch[name] for name in ("length", "finished", "no_signal", "distinct", "mismatch", *self._named())
@@ -242,12 +248,13 @@ class DrGrpo(Policy):
 
 @dataclass(frozen=True)
 class Dapo(Policy):
-    """Clip higher, all tokens alike, no groups without signal (Yu et al. 2025, arXiv:2503.14476, section 3)."""
+    """Clip higher, all tokens alike, others for groups without signal (Yu et al. 2025, arXiv:2503.14476, section 3)."""
 
     mean: str = "tokens"
     clip_high: float | None = 0.28
     drop_equal: bool = True
     drop_unfinished: bool = True
+    max_num_gen_batches: int = 10
 
 
 @dataclass(frozen=True)

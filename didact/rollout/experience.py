@@ -28,11 +28,13 @@ from didact.rollout.decoder import Completion
 from didact.rollout.environment import Environment, Episode, play
 from didact.rollout.phase import Phase, forget, keep, kept, needed
 from didact.rollout.prompts import Prompt
+from didact.rollout.refill import filled
 from didact.rollout.remote import Engine
 from didact.rollout.reward.base import Answered
-from didact.rollout.rows import actions, distinct, placed, row, trimmed
+from didact.rollout.rows import distinct, row, trimmed
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Rollout, Sampling
+from didact.rollout.worth import judged, of_all, tells, worth
 from didact.text.render import Renderer
 
 Drawn = tuple[dict[str, Any], list[dict[str, Any]]]  # a row's columns, and lines to be read by people
@@ -106,8 +108,9 @@ class Experience:
         one: dict[str, Any] = row(longest, [Completion(0, [0] * size, [0.0] * size)] * group)
         columns = ["reference", "advantage", *(("value_old", "return") if self.objective.critic else ())]
         one |= {name: np.zeros_like(one["behaviour"]) for name in columns}
-        sources = [f"reward/{name}" for name in self.objective.sources]
-        one |= {name: np.zeros(group, np.float32) for name in ("score", "mismatch", "distinct", *sources)}
+        measured = ("no_signal", "reward") if self.objective.max_num_gen_batches > 1 else ()
+        sources = (f"reward/{name}" for name in self.objective.sources)
+        one |= {name: np.zeros(group, np.float32) for name in ("score", "mismatch", "distinct", *sources, *measured)}
         return stacked([one | {"beta": np.float32(0), "row": np.int64(0)}])
 
     def phase(self, number: int) -> Phase:
@@ -116,22 +119,27 @@ class Experience:
         found = self.mesh.shared(found)[0]
         if found is not None:
             return found
-        beta = self._beta(number)
-        shares = self.mesh.shared(self._drawn(number))
-        drawn = [shares[i % self.mesh.size][i // self.mesh.size] for i in range(self.size)]  # in the prompts' order
-        phase = self._judged([columns for columns, _ in drawn], beta)
+        beta, first = self._begins(number)
+        draw, rounds = partial(self._groups, self.cast.actor()), self.objective.max_num_gen_batches
+        groups, drawn = filled(draw, lambda one: tells(one[0]), first, self.size, rounds)
+        phase = judged(self.objective, [columns for columns, _ in groups], beta, first + len(drawn))
+        if rounds > 1:
+            phase.rows.update(of_all([columns for columns, _ in drawn], phase.rows))
         if self.mesh.main:
             keep(self.folder, number, phase, [line for _, lines in drawn for line in lines])
             past = needed(self.setting.folder / "checkpoints", self.setting.task) // self.batches
-            forget(self.folder, past - 1)  # the phase before says the next one's beta
+            forget(self.folder, past - 1)  # the phase before says how the next one begins
         self.mesh.barrier()
         return phase
 
-    def _beta(self, number: int) -> float:
-        before = kept(self.folder, number - 1, self.say) if number and self.objective.target_kl else None
+    def _begins(self, number: int) -> tuple[float, int]:
+        """The weight of KL in a phase and the prompt it begins with, as the phase before has left them."""
+        follows = self.objective.target_kl or self.objective.max_num_gen_batches > 1
+        before = kept(self.folder, number - 1, self.say) if number and follows else None
         if before is None:
-            return self.objective.beta
-        return self.objective.adapted(*(before.state[name] for name in ("beta", "kl", "answers")))
+            return self.objective.beta, number * self.size
+        beta = self.objective.adapted(*(before.state[name] for name in ("beta", "kl", "answers")))
+        return beta, before.state.get("next", number * self.size)  # which the first phases lack
 
     def _cut(self, number: int, cut: int) -> list[int]:
         """Which rows of a phase its ``cut``-th batch has; each pass has its own order."""
@@ -149,10 +157,16 @@ class Experience:
 
     # --- what the model says ---------------------------------------------------------------------------------------
 
-    def _drawn(self, number: int) -> list[Drawn]:
-        """This process's share of the prompts, each with its answers."""
-        numbers = range(number * self.size + self.mesh.rank, (number + 1) * self.size, self.mesh.size)
-        asked, actor, rows = [self._asked(index) for index in numbers], self.cast.actor(), self.setting.micro_rows
+    def _groups(self, actor: Model, numbers: range) -> list[Drawn]:
+        """The prompts of these numbers with their answers, of which each process draws its share."""
+        shares = self.mesh.shared(self._drawn(actor, numbers[self.mesh.rank :: self.mesh.size]))
+        return [shares[i % self.mesh.size][i // self.mesh.size] for i in range(len(numbers))]
+
+    def _drawn(self, actor: Model, numbers: range) -> list[Drawn]:
+        """This process's share."""
+        if not numbers:
+            return []
+        asked, rows = [self._asked(index) for index in numbers], self.setting.micro_rows
         outs = self._answers(actor, asked, numbers)
         given = self._scores(asked, outs)
         found = [row(one.tokens, each) for one, each in zip(asked, outs, strict=True)]
@@ -171,6 +185,7 @@ class Experience:
             more |= {name: value[place] for name, value in given.items()}
             each = np.ones(len(outs[place]), np.float32)
             more |= {"mismatch": mismatch * each, "distinct": distinct(outs[place]) * each, "row": np.int64(index)}
+            more["score"] = worth(self.objective, given["score"][place], outs[place])
             said = {name: value[place].tolist() for name, value in given.items()}
             drawn.append((one | more, _lines(asked[place], outs[place], said)))
         return drawn
@@ -215,7 +230,7 @@ class Experience:
         if self.environment:
             found = [out.reward if isinstance(out, Episode) else 0.0 for each in outs for out in each]
             total, said = [a + b for a, b in zip(total, found, strict=True)], said | {"environment": found}
-        named = {"score": total} | {f"reward/{name}": said[name] for name in self.objective.sources}
+        named = {"score": total} | {f"reward/{name}": values for name, values in said.items()}
         return {name: np.asarray(all_of, np.float32).reshape(len(outs), -1) for name, all_of in named.items()}
 
     def _mismatch(self, actor: Model, batch: Batch) -> float:
@@ -239,32 +254,6 @@ class Experience:
     def _reference(self, batch: Batch) -> torch.Tensor:
         with self.cast.reference() as model:
             return read(model, batch, self.objective.temperature, self.setting.micro_rows)
-
-    # --- what it was worth -----------------------------------------------------------------------------------------
-
-    def _judged(self, rows: list[dict[str, np.ndarray]], beta: float) -> Phase:
-        """The phase: scores, advantages and returns over all of it, the same on every process."""
-        batch = stacked(rows)
-        where = actions(batch)  # [N, L] places of the answers' tokens in their rows, -1 where there is none
-        mask = where >= 0
-        of_prompts = (self.size, self.setting.rollout.group)
-        length = mask.sum(1).view(of_prompts)
-        score = self.objective.scored(batch.score, length, batch.finished > 0)
-        taken = {name: _at(batch[name], where) for name in ("behaviour", "reference", "value_old") if name in batch}
-        value = taken.get("value_old", torch.zeros_like(taken["behaviour"]))
-        advantage, gain = self.objective.credit(score, taken["behaviour"], taken["reference"], value, mask, beta)
-        batch = batch.with_(score=score, beta=torch.full((self.size,), beta))
-        batch["advantage"] = placed(advantage, where, batch)
-        if self.objective.critic:
-            batch["return"] = placed(gain, where, batch)
-        kl = float(((taken["behaviour"] - taken["reference"]) * mask).sum() / len(mask))
-        return Phase(batch, {"beta": beta, "kl": kl, "answers": len(mask)})
-
-
-def _at(column: torch.Tensor, where: torch.Tensor) -> torch.Tensor:
-    """A column [B, T] at the places of actions [N, L], 0 where there is none."""
-    group = len(where) // len(column)
-    return column.repeat_interleave(group, 0).gather(1, where.clamp(min=0)) * (where >= 0)
 
 
 def _lines(

@@ -18,22 +18,22 @@ def row(prompt: Sequence[int], outs: Sequence[Completion | Episode]) -> dict[str
     tokens = [np.asarray(prompt[:-1], np.int64)] + [np.asarray([last, *out.tokens], np.int64) for out in outs]
     branch = np.repeat(np.arange(len(outs) + 1), [len(each) for each in tokens])  # 0 in what they share
     inside = np.concatenate([np.arange(shared), *(shared + np.arange(len(each)) for each in tokens[1:])])
-    chosen = [np.zeros(shared)] + [np.asarray([0.0, *out.logprobs]) for out in outs]
+    behaviour = [np.zeros(shared)] + [np.asarray([0.0, *out.logprobs]) for out in outs]
     return {
         "token": np.concatenate(tokens),
         "doc": np.zeros(len(branch), np.int32),
         "position": inside.astype(np.int64),
-        "trained": np.concatenate([np.zeros(shared, bool), *(np.asarray([False, *drawn(out)]) for out in outs)]),
+        "trained": np.concatenate([np.zeros(shared, bool), *(np.asarray([False, *chosen(out)]) for out in outs)]),
         "answer": branch - 1,
         "order": np.where(branch == 0, 0, 2 * branch - 1),
-        "behaviour": np.concatenate(chosen).astype(np.float32),
+        "behaviour": np.concatenate(behaviour).astype(np.float32),
         "of": np.zeros(len(outs), np.int64),
         "who": np.zeros(len(outs), np.int64),
         "finished": np.asarray([out.reason == "stop" for out in outs], np.float32),
     }
 
 
-def drawn(out: Completion | Episode) -> list[bool]:
+def chosen(out: Completion | Episode) -> list[bool]:
     """Which of what followed a prompt the model chose itself."""
     return out.chosen if isinstance(out, Episode) else [True] * len(out.tokens)
 

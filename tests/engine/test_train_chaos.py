@@ -26,6 +26,7 @@ JOBS = {  # two tasks of different weight, six epochs' borders, dropout on
     "ratio": {"steps": 9, "training": TRAINING, "model": DROPOUT, "turn": {"ratio": 4.1}},
     "linked-bf16": {"steps": 9, "training": TRAINING, "linked": True, "dtype": "bfloat16"},
     "policy": {"steps": 9, "training": {**TRAINING, "micro_batch_size": 2}, "policy": True},
+    "refill": {"steps": 9, "training": {**TRAINING, "micro_batch_size": 2}, "policy": "refill"},
     "rolled-back": {"steps": 9, "training": TRAINING, "tasks": 1, "poison": [4, 8, 12]},
 }
 
@@ -118,7 +119,7 @@ def test_killed_at_some_file_events(server, unbroken, tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-@pytest.mark.parametrize("name", ["adamw-fp32", "muon-bf16", "policy"])
+@pytest.mark.parametrize("name", ["adamw-fp32", "muon-bf16", "policy", "refill"])
 def test_killed_at_every_file_event(server, unbroken, tmp_path, name):
     killed_at_events(server, unbroken, tmp_path, name, 1)
 

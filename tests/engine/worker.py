@@ -39,7 +39,7 @@ from didact.objective.diffusion import Diffusion
 from didact.objective.distil import Distil
 from didact.objective.linked import Linked
 from didact.objective.masked import Masked
-from didact.objective.policy import Ppo
+from didact.objective.policy import Dapo, Ppo
 from didact.objective.tokens import Causal, Prefix
 from tests.engine.chaos import Counter, Killer, events
 from tests.rollout.scene import toy_experience
@@ -119,7 +119,10 @@ def train(job: dict[str, Any], folder: Path) -> None:
         sources[1] = Source("linked", Linked(), pairs, turn)
     if job.get("policy"):
         how = {"prompts_a_phase": 8, "epochs": 2, "batch_size": settings.batch_size}
-        acts = toy_experience(folder, Ppo(target_kl=0.01), model, mesh=mesh, whole=fresh, **how)
+        objective, reward = (
+            (Dapo(drop_unfinished=False), "half") if job["policy"] == "refill" else (Ppo(target_kl=0.01), "even")
+        )
+        acts = toy_experience(folder, objective, model, mesh=mesh, whole=fresh, reward=reward, **how)
         sources[1] = Source("policy", acts.objective, acts, turn)
     wait = job.get("wait", 0.0)
 

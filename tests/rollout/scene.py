@@ -1,5 +1,6 @@
 """A toy model that answers toy prompts for toy rewards."""
 
+import zlib
 from pathlib import Path
 
 import torch
@@ -38,6 +39,11 @@ def length(one) -> float:
     return float(len(one.answer.split()))
 
 
+def half(one) -> float:
+    """Different answers are of different worth to every other prompt; to the others none is worth anything."""
+    return (1 + zlib.crc32(one.answer.encode()) / 2**32) * (one.record["number"] % 2)
+
+
 def toy_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
     draw = torch.Generator().manual_seed(seed)
     made = []
@@ -61,15 +67,16 @@ def toy_experience(
     micro_rows: int = 2,
     say=lambda line: None,
     whole=toy_model,
+    reward: str = "even",
     **rollout,
 ) -> Experience:
-    """Answers of up to 6 tokens, rewarded for even tokens; their length is measured beside."""
+    """Answers of up to 6 tokens, rewarded for even tokens unless said; their length is measured beside."""
     model = model or toy_model()
     model.add_heads(objective.heads)
     mesh = mesh or Mesh(torch.device("cpu"))
     how = Rollout(**{"group": 3, "prompts": prompts_a_phase, "max_new_tokens": 6, "slots": 5, **rollout})
     named = [
-        Function(path="tests.rollout.scene:even", name="even"),
+        Function(path=f"tests.rollout.scene:{reward}", name=reward),
         Function(path="tests.rollout.scene:length", name="length", weight=0),
     ]
     rewards = weighed(named, None)
