@@ -4,7 +4,9 @@ import importlib
 from collections.abc import Mapping
 from dataclasses import fields
 from difflib import get_close_matches
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_type_hints
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
 
 from didact.errors import UsageProblem
 
@@ -27,7 +29,19 @@ def make(what: str, name: str, options: Mapping[str, Any], known: Mapping[str, t
         if option not in settable:
             remedy = f"it has {', '.join(settable) or 'none'}"
             raise UsageProblem(f"{what} {name!r} has no option {option!r}", remedy=remedy)
-    return kind(**options)
+    return kind(
+        **{option: _typed(f"{option} of {what} {name!r}", value, kind, option) for option, value in options.items()}
+    )
+
+
+def _typed(what: str, value: Any, kind: type, option: str) -> Any:
+    """An option's value as what its field is declared to be: YAML reads 1e-3 as text. Raises UsageProblem."""
+    wanted = TypeAdapter(get_type_hints(kind)[option], config=ConfigDict(arbitrary_types_allowed=True))
+    try:
+        return wanted.validate_python(value)
+    except ValidationError as error:
+        said = error.errors()[0]["msg"]
+        raise UsageProblem(f"{what} is {str(value)[:60]!r}: {said[0].lower()}{said[1:]}") from error
 
 
 def _imported(what: str, path: str, base: type[T]) -> type[T]:

@@ -14,6 +14,7 @@ from didact.errors import DataProblem
 
 SHAREGPT_ROLES = {"human": "user", "gpt": "assistant", "observation": "tool", **{role: role for role in ROLES}}
 MESSAGE_EXTRAS = ("tool_calls", "tool_call_id", "weight", "name", "reasoning_content")
+LARGEST = 1e30  # of a score, which is kept as float32
 OTHER_WEIGHTS = {"loss_weight", "train", "training", "train_detail", "masked"}  # what others call weight
 
 
@@ -28,11 +29,12 @@ def judged(where: str, prompt: Any, answers: Mapping[str, Any], values: tuple[fl
     """Answers to a prompt and what they are worth, each text or messages, to the annotator ``by``."""
     if not answers:
         raise problem(where, "there are no completions", "leave the record out")
-    read = tuple(_said(where, name, answer) for name, answer in answers.items())
+    asked = _said(where, "prompt", prompt)
+    read = tuple(_answer(where, name, answer, asked) for name, answer in answers.items())
+    if large := next((value for value in values if abs(value) > LARGEST), None):
+        raise problem(where, f"a score of {large:g} is more than a number is kept for", f"stay below {LARGEST:g}")
     who = str(by) if isinstance(by, int) and not isinstance(by, bool) else by
-    return Answers(
-        where, _said(where, "prompt", prompt), read, values, "" if who is None else filled(where, "annotator", who)
-    )
+    return Answers(where, asked, read, values, "" if who is None else filled(where, "annotator", who))
 
 
 def opens(answer: Any) -> bool:
@@ -44,7 +46,25 @@ def opens(answer: Any) -> bool:
 def _said(where: str, name: str, value: Any) -> Said:
     if not isinstance(value, list):
         return filled(where, name, value)
+    if not value:
+        raise problem(where, f"{name} is empty", "fill it or leave the record out")
     return tuple(message(where, f"{name}[{i}]", turn) for i, turn in enumerate(value))
+
+
+def _answer(where: str, name: str, value: Any, prompt: Said) -> Said:
+    """What follows the prompt, also where the whole conversation is given; messages begin with the assistant's."""
+    said = _said(where, name, value)
+    if isinstance(said, str):
+        return said
+    asked = [("user", prompt)] if isinstance(prompt, str) else [(turn["role"], turn["content"]) for turn in prompt]
+    if [(turn["role"], turn["content"]) for turn in said[: len(asked)]] == asked:
+        said = said[len(asked) :]
+    if not any(turn["role"] == "assistant" and turn.get("weight", 1) for turn in said):
+        raise problem(where, f"{name} has no assistant turn to learn", "end it with the assistant's answer")
+    if said[0]["role"] != "assistant":
+        what = f"{name} begins with a turn of {said[0]['role']} that is not the prompt's"
+        raise problem(where, what, "give what follows the prompt, or prompt and answer as the same turns")
+    return said
 
 
 def message(where: str, name: str, turn: Any) -> Message:

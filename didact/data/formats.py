@@ -151,7 +151,7 @@ def ranked(where: str, prompt: Any, completions: Any, ranking: Any, annotator: A
     """Answers to a prompt, and their numbers in groups, the best group first."""
     answers = items(where, "completions", completions)
     groups = [items(where, f"ranking[{i}]", group) for i, group in enumerate(items(where, "ranking", ranking))]
-    place = {number: i for i, group in enumerate(groups) for number in group if isinstance(number, int)}
+    place = {number: i for i, group in enumerate(groups) for number in group if type(number) is int}
     if sum(map(len, groups)) != len(answers) or place.keys() != set(range(len(answers))):
         raise problem(where, f"the ranking does not name each of the {len(answers)} completions once")
     return judged(where, prompt, _named(answers), tuple(-float(place[i]) for i in range(len(answers))), annotator)
@@ -211,7 +211,9 @@ def parse(records: Iterable[tuple[str, dict[str, Any]]]) -> Iterator[Example]:
     for where, record in records:
         if so_far and _fitting(record) != [so_far]:
             other = " and ".join(map(_name, _fitting(record))) or f"of no known format (fields {listed(record)})"
-            raise problem(where, f"the record is {other}, but the file was {_name(so_far)} so far", "split the file")
+            remedy = "" if _fitting(record) else _advice(record).removesuffix("; ").removesuffix(" ")
+            what = f"the record is {other}, but the file was {_name(so_far)} so far"
+            raise problem(where, what, remedy or "split the file")
         so_far = so_far or detect(record, where)
         found = _build(so_far, where, record)
         shape = shape or type(found)
@@ -234,10 +236,11 @@ def detect(record: Mapping[str, Any], where: str = "") -> Format:
     if fitting:
         what = f"the record is {' and '.join(map(_name, fitting))} at once"
         raise problem(where, what, "keep the fields of one of them")
-    _refuse_unread(where, record, ())
+    if not (advice := _advice(record)):
+        _refuse_unread(where, record, ())
     understood = "; ".join(" + ".join(_fields(format)[0]) for format in FORMATS)
     what = f"fields {listed(record) or '(none)'} are of no known format"
-    raise problem(where, what, f"{_advice(record)}understood are {understood}")
+    raise problem(where, what, f"{advice}understood are {understood}")
 
 
 def _fitting(record: Mapping[str, Any]) -> list[Format]:

@@ -14,9 +14,11 @@ def mismatched(examples: Iterable[Example]) -> Iterator[Example]:
 
     It is of the example half the data away, or the next one of another prompt, so that every run sees the same; every
     answer is lent about as often as any other (KTO, arXiv:2402.01306, section 4.1). What was not judged is left out.
-    Raises DataProblem where all prompts are the same; other kinds of examples are passed on.
+    Raises DataProblem where all prompts are the same, and for values that are no thumbs; other kinds of examples are
+    passed on.
     """
-    found = [_judged(example) if isinstance(example, Answers) else example for example in examples]
+    read = (_judged(example) if isinstance(example, Answers) else example for example in examples)
+    found = [example for example in read if not isinstance(example, Answers) or example.answers]
     asked = [prompt_key(example.prompt) if isinstance(example, Answers) else "" for example in found]
     for number, example in enumerate(found):
         if not isinstance(example, Answers):
@@ -37,4 +39,9 @@ def mismatched(examples: Iterable[Example]) -> Iterator[Example]:
 
 def _judged(example: Answers) -> Answers:
     kept = [(said, value) for said, value in zip(example.answers, example.values, strict=True) if value == value]
+    if any(value not in (0, 1) for _, value in kept):
+        remedy = "give prompt, completion and a label of true or false; or take dpo or pl_dpo"
+        raise DataProblem(
+            "kto learns from thumbs, and this is a rating or a ranking", where=example.where, remedy=remedy
+        )
     return replace(example, answers=tuple(said for said, _ in kept), values=tuple(value for _, value in kept))

@@ -83,11 +83,12 @@ def cut(
     parts = [_cut(corpus, context, overlong, joined) for corpus in corpora]
     counts = total([c for _, c in parts])
     if counts.trained == 0:
+        judged = any(corpus.judged is not None for corpus in corpora)
         long = f", {counts.dropped_overlong:,} longer than the context of {context}" if counts.dropped_overlong else ""
         raise DataProblem(
             f"no token of this data would be trained: {counts.documents:,} examples{long}",
             where=where,
-            remedy="raise context, or set overlong: window"
+            remedy=f"raise context{'' if judged else ', or set overlong: window'}"
             if long
             else "an example needs an answer, or text, to learn",
         )

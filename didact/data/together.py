@@ -1,5 +1,6 @@
 """Answers that were judged one by one, brought together by their prompt, so that they can be compared."""
 
+import json
 from collections.abc import Iterable, Iterator
 
 from didact.data.example import Answers, Example, Said
@@ -32,4 +33,4 @@ def _joined(given: list[Answers]) -> Answers:
 
 def prompt_key(prompt: Said) -> str:
     """What prompts that are alike have in common."""
-    return prompt if isinstance(prompt, str) else repr(prompt)
+    return prompt if isinstance(prompt, str) else json.dumps(prompt, sort_keys=True)

@@ -7,6 +7,7 @@ from typing import Any
 from didact.data.example import Completion, Conversation, Message
 from didact.data.fields import filled, items, message
 from didact.data.formats import example
+from didact.data.words import kind
 from didact.errors import DataProblem
 from didact.text.render import Renderer
 
@@ -41,6 +42,8 @@ def _said(where: str, record: Mapping[str, Any]) -> str | tuple[Message, ...]:
     name = next((name for name in ("prompt", "messages") if name in record), None)
     if name == "prompt" and isinstance(record["prompt"], str):
         return filled(where, "prompt", record["prompt"])
+    if name == "prompt" and not isinstance(record["prompt"], list):
+        raise DataProblem(f"prompt is {kind(record['prompt'])}, wanted text or messages", where=where)
     if name:
         turns = items(where, name, record[name])
         return question([message(where, f"{name}[{i}]", turn) for i, turn in enumerate(turns)])

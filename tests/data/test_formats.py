@@ -35,8 +35,16 @@ GOOD = {
     "text": ({"text": " kept as it is\n"}, Document("f:1", " kept as it is\n")),
     "text with other fields": ({"text": "a", "id": 7, "meta": {}}, Document("f:1", "a")),
     "a preference": (
-        {"prompt": [USER], "chosen": [ANSWER], "rejected": [USER]},
-        Answers("f:1", (USER,), ((ANSWER,), (USER,)), (1.0, 0.0)),
+        {"prompt": [USER], "chosen": [ANSWER], "rejected": [ANSWER, USER, ANSWER]},
+        Answers("f:1", (USER,), ((ANSWER,), (ANSWER, USER, ANSWER)), (1.0, 0.0)),
+    ),
+    "a preference whose answers repeat the prompt": (
+        {"prompt": USER["content"], "chosen": [USER, ANSWER], "rejected": [ANSWER]},
+        Answers("f:1", USER["content"], ((ANSWER,), (ANSWER,)), (1.0, 0.0)),
+    ),
+    "a preference of whole conversations": (
+        {"prompt": [USER], "chosen": [USER, ANSWER], "rejected": [USER, ANSWER]},
+        Answers("f:1", (USER,), ((ANSWER,), (ANSWER,)), (1.0, 0.0)),
     ),
     "a preference of texts": (
         {"prompt": "a", "chosen": "b", "rejected": "c"},
@@ -197,6 +205,33 @@ BAD = {
     "half of a format": ({"instruction": "a", "response": "b"}, "'instruction' needs 'output' beside it"),
     "half of a pair": ({"prompt": "a", "answer": "b"}, "'prompt' needs 'completion' beside it"),
     "a preference and more": ({"prompt": "a", "chosen": "b", "rejected": "c", "label": 1}, "also has label, which"),
+    "an answer of the user": (
+        {"prompt": "a", "chosen": [ANSWER], "rejected": [USER]},
+        "rejected has no assistant turn to learn",
+    ),
+    "an answer that is only read": (
+        {"prompt": "a", "chosen": [{**ANSWER, "weight": 0}], "rejected": "b"},
+        "chosen has no assistant turn to learn",
+    ),
+    "an answer to another question": (
+        {"prompt": "a", "chosen": [{"role": "user", "content": "b"}, ANSWER], "rejected": "b"},
+        "chosen begins with a turn of user that is not the prompt's",
+    ),
+    "an answer of no turns": ({"prompt": "a", "chosen": [], "rejected": "b"}, "chosen is empty"),
+    "a prompt of no turns": ({"prompt": [], "chosen": "a", "rejected": "b"}, "prompt is empty"),
+    "a preference without a prompt": ({"chosen": "a", "rejected": "b"}, "'chosen' needs 'prompt' beside it"),
+    "a preference misspelled": (
+        {"prompt": "p", "chosen": "a", "rejectd": "b"},
+        "did you mean 'rejected' for 'rejectd'",
+    ),
+    "a ranking of truths": (
+        {"prompt": "a", "completions": ["b", "c"], "ranking": [[True], [False]]},
+        "not name each of the 2 completions",
+    ),
+    "a score beyond float32": (
+        {"prompt": "a", "completions": ["b", "c"], "scores": [1e300, 2e300]},
+        "a score of 1e+300 is more than",
+    ),
     "a preference of nothing": ({"prompt": "a", "chosen": "b", "rejected": ""}, "rejected is empty"),
     "a ranking of others": (
         {"prompt": "a", "completions": ["b"], "ranking": [[1]]},

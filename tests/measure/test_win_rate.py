@@ -80,7 +80,7 @@ forgetting: false}}]"
         ("{data: asked.jsonl}", "needs 'rewards' or a 'judge'"),
         ("{data: asked.jsonl, rewards: [{regex: a}], judge: ./no}", "one of them"),
         ("{data: asked.jsonl, rewards: [{regexx: a}]}", "a reward is a mapping of one key"),
-        ("{data: asked.jsonl, rewards: [{regex: a}], of: median}", "one of rate, low, even and even_low"),
+        ("{data: asked.jsonl, rewards: [{regex: a}], of: median}", "should be 'rate', 'low', 'even' or 'even_low'"),
     ],
 )
 def test_what_cannot_be_judged_is_said_before_anything_runs(told, options, what):

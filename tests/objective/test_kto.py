@@ -1,12 +1,14 @@
 """Thumbs: the formula, the drift z0, the balance of the kinds, and what an unbalanced crowd does to a table."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from didact.data.example import Answers, Document
 from didact.data.mismatched import mismatched
+from didact.data.together import together
 from didact.errors import DataProblem, UsageProblem
 from didact.objective import resolve
 from didact.objective.kto import FAIR, Kto, balanced, only
@@ -156,6 +158,25 @@ def test_one_prompt_has_no_other():
     with pytest.raises(DataProblem, match=r"t.jsonl:0: all answers are to one prompt"):
         list(mismatched([thumb(0, "same"), thumb(1, "same")]))
     assert list(mismatched([Document("a", "b")])) == [Document("a", "b")]
+
+
+def test_who_was_not_judged_lends_nothing():
+    lost = math.nan
+    given = [
+        Answers("a", "p", ("x", "y"), (lost, lost)),
+        Answers("b", "q", ("z",), (1.0,)),
+        Answers("c", "r", ("w",), (0.0,)),
+    ]
+    found = list(mismatched(given))
+    assert [one.answers for one in found] == [("z", "w"), ("w", "z")]
+    with pytest.raises(DataProblem, match="b: kto learns from thumbs"):
+        list(mismatched([given[2], replace(given[1], values=(3.0,))]))
+
+
+def test_a_prompt_is_the_same_whatever_the_order_of_its_fields():
+    one, other = {"role": "user", "content": "x"}, {"content": "x", "role": "user"}
+    joined = list(together([Answers("a", (one,), ("x",), (1.0,)), Answers("b", (other,), ("y",), (0.0,))]))
+    assert [said.answers for said in joined] == [("x", "y")]
 
 
 def test_ratings_are_no_thumbs():

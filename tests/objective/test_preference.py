@@ -269,11 +269,15 @@ def test_robust_is_unbiased():
         ("cdpo", {"label_smoothing": 0.5}),
         ("ld_dpo", {"alpha": 2}),
         ("dpo", {"sft": -1}),
+        ("dpo", {"beta": "high"}),
+        ("dpo", {"beta": [0.1]}),
+        ("ipo", {"average": "perhaps"}),
     ],
 )
 def test_impossible_settings_are_one_line(name, options):
     with pytest.raises(UsageProblem):
         resolve(name, options)
+    assert resolve("dpo", {"beta": "1e-1"}) == Dpo(beta=0.1)  # YAML reads it as text
 
 
 def test_without_its_reference_there_is_no_loss():
