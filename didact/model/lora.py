@@ -5,9 +5,10 @@ Adapters are read and written in PEFT's file format, so its users and serving en
 
 from __future__ import annotations
 
+import copy
 import difflib
 import math
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -73,11 +74,17 @@ def add(model: PreTrainedModel, lora: Lora, seed: int = 0) -> list[str]:
     scale = (lora.alpha or 2.0 * lora.rank) / lora.rank
     generator = torch.Generator().manual_seed(seed)
     for name in names:
-        layer = _adapt(model, name, lora.rank, scale, lora.dropout)
+        layer = adapt(model, name, lora.rank, scale, lora.dropout)
         bound = 1 / math.sqrt(layer.lora_A.in_features)  # kaiming_uniform with a = sqrt(5), as nn.Linear
         drawn = torch.empty(layer.lora_A.weight.shape).uniform_(-bound, bound, generator=generator)
         layer.lora_A.weight.data.copy_(drawn)
     return names
+
+
+def sharing(model: PreTrainedModel) -> PreTrainedModel:
+    """Another network with the very weights of this one, in memory once: adapters on it leave this one as it is."""
+    weights: dict[int, Any] = {id(tensor): tensor for tensor in (*model.parameters(), *model.buffers())}
+    return copy.deepcopy(model, weights)
 
 
 def merge(model: PreTrainedModel) -> None:
@@ -87,7 +94,8 @@ def merge(model: PreTrainedModel) -> None:
         model.set_submodule(name, layer.base)
 
 
-def _adapt(model: PreTrainedModel, name: str, rank: int, scale: float, dropout: float) -> LoraLinear:
+def adapt(model: PreTrainedModel, name: str, rank: int, scale: float, dropout: float = 0.0) -> LoraLinear:
+    """Puts an update beside one layer, in place; gives the pair."""
     layer = LoraLinear(_linear(model.get_submodule(name)), rank, scale, dropout)
     model.set_submodule(name, layer.train(model.training))
     return layer
@@ -128,34 +136,45 @@ def _ends(name: str, target: str) -> bool:
 
 def save_adapter(model: PreTrainedModel, folder: Path, base_name: str) -> None:
     """Writes adapter_config.json and adapter_model.safetensors as PEFT does, for the model named ``base_name``."""
+    if not adapted(model):
+        raise UsageProblem("the model carries no LoRA to save", where=str(folder))
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, content in adapter_files(model, base_name).items():
+        (folder / name).write_bytes(content)
+
+
+def adapter_files(
+    model: PreTrainedModel, base_name: str, whole: Mapping[str, Tensor] | None = None
+) -> dict[str, bytes]:
+    """The two files by name. ``whole`` are weights of modules that take the place of the base's: a classifier's."""
     import orjson
-    from safetensors.torch import save_file
+    from safetensors.torch import save
 
     layers = adapted(model)
-    if not layers:
-        raise UsageProblem("the model carries no LoRA to save", where=str(folder))
     first = next(iter(layers.values()))
     config = {
         "peft_type": "LORA",
-        "task_type": "CAUSAL_LM",
+        "task_type": "SEQ_CLS" if whole else "CAUSAL_LM",
         "base_model_name_or_path": base_name,
         "r": first.lora_A.out_features,
         "lora_alpha": first.scale * first.lora_A.out_features,
         "lora_dropout": first.dropout,
         "target_modules": _short_names(model, set(layers)),
+        "modules_to_save": list(whole) if whole else None,
         "fan_in_fan_out": any(isinstance(layer.base, Conv1D) for layer in layers.values()),
         "bias": "none",
         "inference_mode": True,
         "init_lora_weights": True,
     }
-    tensors = {
-        f"{PREFIX}{name}.{part}.weight": matrix.weight.detach().cpu().contiguous()
+    tensors = {f"{name}.weight": weight for name, weight in (whole or {}).items()}
+    tensors |= {
+        f"{name}.{part}.weight": matrix.weight
         for name, layer in layers.items()
         for part, matrix in (("lora_A", layer.lora_A), ("lora_B", layer.lora_B))
     }
-    folder.mkdir(parents=True, exist_ok=True)
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_bytes(orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS))
+    tensors = {f"{PREFIX}{name}": tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    told = orjson.dumps(config, option=orjson.OPT_INDENT_2 | orjson.OPT_SORT_KEYS)
+    return {CONFIG: told, WEIGHTS: save(tensors, metadata={"format": "pt"})}
 
 
 def _short_names(model: PreTrainedModel, names: set[str]) -> list[str]:
@@ -165,30 +184,34 @@ def _short_names(model: PreTrainedModel, names: set[str]) -> list[str]:
     return sorted(short if reached == names else names)
 
 
-def load_adapter(model: PreTrainedModel, folder: Path) -> list[str]:
-    """Adapts a model in place with an adapter folder that PEFT or Didact wrote; gives the layers' names.
+def load_adapter(
+    model: PreTrainedModel, folder: Path, prefix: str = PREFIX, whole: Collection[str] = ()
+) -> dict[str, Tensor]:
+    """Adapts a model in place with an adapter folder that PEFT or Didact wrote.
 
+    ``prefix`` stands before the model's names; ``whole`` are the modules the adapter has whole, whose weights it gives.
     Raises DataProblem for adapters that are not a plain LoRA of this model.
     """
     from safetensors.torch import load_file
 
-    config = _read_config(folder)
+    config = _read_config(folder, whole)
     shapes = header(_weights(folder))
-    names = sorted(name.removeprefix(PREFIX).removesuffix(".lora_A.weight") for name in shapes if ".lora_A." in name)
-    expected = {f"{PREFIX}{name}.{part}.weight" for name in names for part in ("lora_A", "lora_B")}
+    names = sorted(name.removeprefix(prefix).removesuffix(".lora_A.weight") for name in shapes if ".lora_A." in name)
+    expected = {f"{prefix}{name}.{part}.weight" for name in names for part in ("lora_A", "lora_B")}
+    expected |= {f"{PREFIX}{name}.weight" for name in whole}
     if not names or expected != set(shapes):
         odd = sorted(expected ^ set(shapes))[:3]
         raise DataProblem(f"not just pairs of lora_A and lora_B: {', '.join(odd)}", where=str(folder / WEIGHTS))
-    _check_fit(model, folder, config, shapes, names)
+    _check_fit(model, folder, config, {name.removeprefix(prefix): shape for name, shape in shapes.items()}, names)
     tensors = load_file(folder / WEIGHTS)
     rank = config["r"]
     scale = config["lora_alpha"] / (math.sqrt(rank) if config.get("use_rslora") else rank)
     model.requires_grad_(False)
     for name in names:
-        layer = _adapt(model, name, rank, scale, config.get("lora_dropout", 0.0))
-        layer.lora_A.weight.data.copy_(tensors[f"{PREFIX}{name}.lora_A.weight"])
-        layer.lora_B.weight.data.copy_(tensors[f"{PREFIX}{name}.lora_B.weight"])
-    return names
+        layer = adapt(model, name, rank, scale, config.get("lora_dropout", 0.0))
+        layer.lora_A.weight.data.copy_(tensors[f"{prefix}{name}.lora_A.weight"])
+        layer.lora_B.weight.data.copy_(tensors[f"{prefix}{name}.lora_B.weight"])
+    return {name: tensors[f"{PREFIX}{name}.weight"] for name in whole}
 
 
 def _weights(folder: Path) -> Path:
@@ -198,10 +221,12 @@ def _weights(folder: Path) -> Path:
     return folder / WEIGHTS
 
 
-def _read_config(folder: Path) -> dict[str, Any]:
+def _read_config(folder: Path, whole: Collection[str]) -> dict[str, Any]:
     """An adapter's configuration, once it is known to mean what ``LoraLinear`` computes."""
     where = str(folder / CONFIG)
     config = read_json(folder / CONFIG)
+    if config.get("modules_to_save") == list(whole):
+        del config["modules_to_save"]
     beyond = [key for key, value in config.items() if value and key not in READ | INERT and not key.endswith("_config")]
     if config.get("peft_type") != "LORA" or config.get("bias", "none") != "none" or beyond:
         what = f"more than a plain LoRA ({', '.join(beyond) or 'its type or its bias'})"
@@ -223,7 +248,7 @@ def _check_fit(model: nn.Module, folder: Path, config: dict[str, Any], shapes: A
             remedy = "load it with the base model it was trained on"
             raise DataProblem(f"adapts {name}, no linear layer of this model", where=str(folder), remedy=remedy)
         rows, columns = layer.weight.shape if isinstance(layer, nn.Linear) else layer.weight.shape[::-1]
-        found = (shapes[f"{PREFIX}{name}.lora_A.weight"], shapes[f"{PREFIX}{name}.lora_B.weight"])
+        found = (shapes[f"{name}.lora_A.weight"], shapes[f"{name}.lora_B.weight"])
         if found != ((config["r"], columns), (rows, config["r"])):
             what = f"A, B of {name} are {found[0]}, {found[1]}; rank {config['r']} on {rows} x {columns} was expected"
             raise DataProblem(what, where=str(folder / WEIGHTS), remedy="it belongs to another base model")

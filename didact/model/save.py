@@ -70,7 +70,7 @@ def save_model(
             (fresh / name).parent.mkdir(exist_ok=True)
             (fresh / name).write_bytes(content.encode() if isinstance(content, str) else content)
         again = load(fresh, model.dtype, "eager") if lone else _reload(model, fresh)
-        _compare(model, again, folder)
+        compare(model, again, folder)
 
 
 def standard_state(model: PreTrainedModel) -> dict[str, Tensor]:
@@ -169,7 +169,7 @@ def _reload(model: PreTrainedModel, folder: Path) -> PreTrainedModel:
 
 
 @torch.no_grad()
-def _compare(model: PreTrainedModel, again: PreTrainedModel, folder: Path) -> None:
+def compare(model: PreTrainedModel, again: PreTrainedModel, folder: Path) -> None:
     """The law of saving: the same logits on a few tokens, in the same attention on the same device."""
     table: Any = again.get_input_embeddings()
     count = PROBE[0] * PROBE[1]

@@ -39,7 +39,7 @@ class RewardModel(Learning):
     learning_rate: float = Field(default_factory=lambda given: 2e-4 if given["tune"].what == "lora" else 1e-5, gt=0)
     holdout: float = Field(default=0.1, ge=0, lt=1, description="share of prompts, without heldout")
     people: float = Field(default=0.0, ge=0, lt=1, description="share of annotators never learned from")
-    ensemble: int = Field(default=1, ge=1, description="models that learn the same, from other beginnings")
+    ensemble: int = Field(default=1, ge=1, description="LoRAs that learn the same, from other beginnings")
 
     @model_validator(mode="after")
     def alone(self) -> "RewardModel":
@@ -49,6 +49,9 @@ class RewardModel(Learning):
         if self.forgetting or self.general:
             key = "forgetting" if self.forgetting else "general"
             raise misplaced("a reward model writes nothing, so nothing shows what it forgets; leave it out", key)
+        if self.ensemble > 1 and (self.tune.what != "lora" or self.tune.tokens):
+            what = "the members of an ensemble are LoRAs on one base; say tune: lora, without new tokens"
+            raise misplaced(what, "tune" if "tune" in self.model_fields_set else "ensemble")
         return self
 
     @property

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
 from didact.data.aside import Aside, judged, prompt_ids, set_aside
 from didact.data.corpus import Corpus
@@ -22,7 +23,7 @@ from didact.engine.mesh import Mesh
 from didact.engine.step import Source
 from didact.engine.train import Loop, Trained, length
 from didact.errors import DataProblem, UsageProblem
-from didact.model.classifier import save_classifier
+from didact.model.classifier import save_classifier, save_member
 from didact.model.model import Model
 from didact.model.tune import Tuned
 from didact.objective.reward import Reward, endings
@@ -41,24 +42,43 @@ ROWS = 8
 
 
 def reward(stage: RewardModel, ground: Ground, folder: StageFolder) -> Artifact:
-    """Trains the members of the ensemble, one after the other; the first is the model, which names the others."""
+    """Trains the members of the ensemble, one after the other; the first, trained last, is the model that has them."""
     began, said = time.monotonic(), list[str]()
     ground = replace(ground, say=both(ground.say, said.append))
     aside = _aside(stage, ground)
-    others = [f"model-{number + 1}" for number in range(1, stage.ensemble)]
-    for number, name in enumerate(others, 1):
-        member = stage.model_copy(update={"seed": stage.seed + number, "name": f"{stage.name} {number + 1}"})
-        if not (folder.path / name).exists():
-            _member(member, ground, aside, folder.path / f"member-{number + 1}", folder.path / name)
-            if ground.mesh.main:
-                shutil.rmtree(folder.path / f"member-{number + 1}" / "checkpoints", ignore_errors=True)
-    found, facts = _member(stage, ground, aside, folder.path, folder.path / "model", [f"../{name}" for name in others])
-    accuracy = {
-        f"{stage.name}: right on held-out {name}": facts[name] for name in ("prompts", "people") if name in facts
+    kept = {f"member-{n}": folder.path / "checkpoints" / f"member-{n}" for n in range(2, stage.ensemble + 1)}
+    for number, (name, place) in enumerate(kept.items(), 1):
+        if not place.exists():
+            _other(stage, number, ground, aside, folder.path / name, place)
+    one = _member(stage, ground, aside, folder.path)
+    if ground.mesh.main:
+        reader, extra = one.renderer, {"recipe.yaml": ground.recipe}
+        template = reader.template if isinstance(reader.template, str) else None
+        save_classifier(
+            one.net, one.weight, one.tokenizer, reader.stops, folder.model, one.facts, extra, template, kept
+        )
+    ground.mesh.barrier()
+    shares = {
+        f"{stage.name}: right on held-out {name}": {
+            "value": one.facts[name]["accuracy"],
+            "unit": "share",
+            "better": "higher",
+        }
+        for name in ("prompts", "people")
+        if name in one.facts
     }
-    shares = {name: {"value": one["accuracy"], "unit": "share", "better": "higher"} for name, one in accuracy.items()}
-    numbers = training_facts(*found, ground, began, said)
-    return Artifact(outputs={"model": folder.path / "model"}, facts={**numbers, "reward": facts, "measures": shares})
+    numbers = training_facts(*one.found, ground, began, said)
+    return Artifact(outputs={"model": folder.model}, facts={**numbers, "reward": one.facts, "measures": shares})
+
+
+def _other(stage: RewardModel, number: int, ground: Ground, aside: Aside, path: Path, place: Path) -> None:
+    """Trains a further member of the ensemble, and keeps it until the stage is finished."""
+    name = f"{stage.name} {number + 1}"
+    one = _member(stage.model_copy(update={"seed": stage.seed + number, "name": name}), ground, aside, path)
+    if ground.mesh.main:
+        save_member(one.net, one.weight, place, one.facts)
+        shutil.rmtree(path / "checkpoints", ignore_errors=True)
+    ground.mesh.barrier()
 
 
 def _aside(stage: RewardModel, ground: Ground) -> Aside:
@@ -100,10 +120,20 @@ def _bound(stage: RewardModel, ground: Ground, learned: Sequence[Corpus]) -> Rew
     return replace(objective, people=tuple(people) if "person" in objective.debias else (), levels=tuple(levels))
 
 
-def _member(
-    stage: RewardModel, ground: Ground, aside: Aside, path: Path, left: Path, members: Sequence[str] = ()
-) -> tuple[tuple[Trained, Counts, Tuned], dict[str, Any]]:
-    """Trains one reward model, and leaves it at ``left`` with what was found out about it."""
+@dataclass(frozen=True)
+class Member:
+    """A trained reward model: its network, its head [D], what was found out about it, and about its training."""
+
+    net: PreTrainedModel
+    weight: Tensor
+    tokenizer: PreTrainedTokenizerFast
+    renderer: Renderer
+    facts: dict[str, Any]
+    found: tuple[Trained, Counts, Tuned]
+
+
+def _member(stage: RewardModel, ground: Ground, aside: Aside, path: Path) -> Member:
+    """Trains one reward model in the folder ``path``."""
     objective = _bound(stage, ground, aside.learned)
     tokenizer = tokenizer_for([objective], ground)
     model, tuned = prepared(stage, ground, tokenizer, [objective])
@@ -119,7 +149,7 @@ def _member(
     weight = mesh.gathered(model.heads)["reward.weight"][0].float().cpu()
     some = cut([subset(c, REFERENCE, stage.seed) for c in aside.learned], stage.context, "drop")[0]
     weight, scale = normalised(weight, read(model, some, mesh).hidden)
-    facts: dict[str, Any] = {"form": objective.form, "scale": scale, "members": list(members)}
+    facts: dict[str, Any] = {"form": objective.form, "scale": scale}
     for name, corpora in (("prompts", aside.prompts), ("people", aside.people)):
         found = measured(model, corpora, weight, stage, mesh) if corpora else []
         line = f"held-out {name}: nothing there was judged differently"
@@ -129,12 +159,7 @@ def _member(
         if corpora:
             ground.say(f"{stage.name}: {line}")
     net, tokenizer = whole(model, stage, ground, renderer)
-    if mesh.main:
-        template = renderer.template if isinstance(renderer.template, str) else None
-        extra = {"recipe.yaml": ground.recipe}
-        save_classifier(net, weight, tokenizer, renderer.stops, left, facts, extra, template)
-    mesh.barrier()
-    return (done, counts, tuned), facts
+    return Member(net, weight, tokenizer, renderer, facts, (done, counts, tuned))
 
 
 @dataclass(frozen=True)

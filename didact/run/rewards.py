@@ -6,7 +6,7 @@ from pathlib import Path
 
 from didact.engine.precision import pick_dtype
 from didact.errors import UsageProblem
-from didact.model.classifier import Classifier, open_classifier
+from didact.model.classifier import Classifier, open_classifiers
 from didact.model.model import Model
 from didact.rollout.reward import trust
 from didact.rollout.reward.base import Answered, Models, Reward, Rewarding, scores
@@ -42,12 +42,14 @@ class Shelf:
 
     def classifiers(self, name: str) -> list[Classifier]:
         """A reward model, and those of its ensemble."""
-        first = self._classifier(self._folder(name))
+        device = self.ground.mesh.device
+        members = open_classifiers(self._folder(name), device, pick_dtype("auto", device))
+        first = members[0]
         if not self.force:
             trust.check(first.facts, name)
         if found := trust.heldout(first.facts):
             self.ground.say(trust.told(name, found))
-        return [first, *(self._classifier(first.where / other) for other in first.facts.get("members", ()))]
+        return members
 
     def file(self, name: str) -> Path:
         """A file by what a recipe calls it. Raises UsageProblem where there is none."""
@@ -68,10 +70,6 @@ class Shelf:
 
     def _folder(self, name: str) -> Path:
         return self.ground.outputs.get(name) or find_model(name, self.ground.cache, self.ground.say)
-
-    def _classifier(self, folder: Path) -> Classifier:
-        device = self.ground.mesh.device
-        return open_classifier(folder, device, pick_dtype("auto", device))
 
 
 def weighed(specs: Sequence[Rewarding], models: Models) -> Weighed:

@@ -1,6 +1,5 @@
 """``didact serve``: opens what is to be served, and answers until it is told to stop."""
 
-import copy
 import errno
 import ipaddress
 import logging
@@ -10,9 +9,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
-
-from transformers import PreTrainedModel
+from typing import Literal
 
 from didact.errors import MissingExtra, ResourceProblem, UsageProblem
 from didact.model import lora
@@ -130,9 +127,7 @@ def _opened(model: str, options: Serving, say: Say) -> list[Served]:
 
 def adapted(base: Named, folder: Path) -> Named:
     """The base with a LoRA beside it; all weights but the LoRA's own are the base's, in memory once."""
-    net: PreTrainedModel = base.model.net
-    shared: dict[int, Any] = {id(tensor): tensor for tensor in (*net.parameters(), *net.buffers())}
-    other = copy.deepcopy(net, shared)
+    other = lora.sharing(base.model.net)
     lora.load_adapter(other, folder)
     return Named(folder, Model(other), base.renderer)
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from didact import cli
@@ -14,7 +15,8 @@ from didact.data.corpus import in_memory
 from didact.data.example import Answers
 from didact.engine.mesh import Mesh
 from didact.errors import GateFailed
-from didact.model.classifier import open_classifier
+from didact.model.classifier import open_classifiers
+from didact.recipe.rewarding import RewardModel
 from didact.rollout.reward import trust
 from didact.rollout.reward.base import Answered, scores
 from didact.rollout.reward.model import Model, worth
@@ -48,9 +50,10 @@ def run(tmp_path_factory) -> Path:
     write(here / "red.jsonl", 120, True)
     write(here / "none.jsonl", 60, False)
     how = "context: 128, batch_size: 4, learning_rate: 5e-3, compile: 'off', precision: fp32"
+    two = "ensemble: 2, tune: lora"
     (here / "recipe.yaml").write_text(
         f"name: r\nbase: {base}\ndevice: cpu\nstages:\n"
-        f"  - reward: {{data: {here}/red.jsonl, people: 0.3, holdout: 0.2, ensemble: 2, epochs: 6, {how}}}\n"
+        f"  - reward: {{data: {here}/red.jsonl, people: 0.3, holdout: 0.2, {two}, epochs: 6, {how}}}\n"
         f"  - reward: {{name: chance, data: {here}/none.jsonl, holdout: 0.5, max_steps: 2, {how}}}\n"
     )
     with pytest.MonkeyPatch.context() as patch:
@@ -94,7 +97,7 @@ def test_it_knows_what_it_learned_and_how_good_it_is(run):
 
 def test_transformers_gives_the_same_scores(run):
     where = folder(run, "reward")
-    one = open_classifier(where, torch.device("cpu"), torch.float32)
+    one, _ = open_classifiers(where, torch.device("cpu"), torch.float32)
     ours = worth(one, done(*SAID))
     tokenizer = AutoTokenizer.from_pretrained(where)
     net = AutoModelForSequenceClassification.from_pretrained(where)
@@ -113,6 +116,8 @@ def test_an_ensemble_is_the_mean_less_its_doubt_or_the_least(run):
     assert len(members) == 2
     each = torch.stack([worth(one, done(*SAID)) for one in members])
     assert not torch.allclose(each[0], each[1], atol=1e-3)
+    assert len(list(folder(run, "reward").parent.rglob("model*.safetensors"))) == 1  # whose base is the first
+    assert members[1].facts["prompts"]["accuracy"] > 0.9
     for fields, wanted in (
         ({}, each.mean(0)),
         ({"of": "min"}, each.amin(0)),
@@ -179,3 +184,10 @@ def test_accuracy_and_calibration_by_hand():
     assert (facts["pairs"], facts["prompts"]) == (3, 2)
     sure = torch.tensor(1.0).sigmoid().item()
     assert facts["calibration_error"] == pytest.approx(2 / 3 * abs(sure - 0.5))
+
+
+@pytest.mark.parametrize("more", [{}, {"tune": "all"}, {"tune": {"lora": {}, "tokens": ["<a>"]}}])
+def test_an_ensemble_of_whole_models_is_refused(more):
+    with pytest.raises(ValidationError, match="are LoRAs on one base; say tune: lora"):
+        RewardModel.model_validate({"data": "a.jsonl", "ensemble": 2, **more})
+    assert RewardModel.model_validate({"data": "a.jsonl", "ensemble": 2, "tune": "lora"}).ensemble == 2
