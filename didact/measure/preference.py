@@ -74,7 +74,11 @@ class Chosen(Measure):
     def __call__(self, subject: Subject, examples: Sequence[Example]) -> float:
         """Below zero; the mean over answers."""
         scores = worth(subject.model, subject.renderer, examples, self.context, True)
-        best = [found[(said == said.max()) & ((said > said.min()) | (said > 0))] for said, found in scores]
+        judged = [(said[said == said], found[said == said]) for said, found in scores if (said == said).any()]
+        best = [found[(said == said.max()) & ((said > said.min()) | (said > 0))] for said, found in judged]
+        if not sum(map(len, best)):
+            what = f"of {len(scores):,} prompts none has an answer that people liked or found best"
+            raise DataProblem(what, where=examples[0].where, remedy="give chosen and rejected, rankings, or thumbs up")
         return float(np.concatenate(best).mean())
 
 

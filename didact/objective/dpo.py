@@ -137,7 +137,8 @@ class PlDpo(Dpo):
     def weights(self, pair: Tensor, batch: Batch) -> dict[str, Tensor]:
         """``ranking`` [B, A]: each answer that has worse ones, all of one prompt together 1."""
         chosen = (pair.sum(2) > 0).float()
-        return {"ranking": chosen / of_same(chosen, batch).clamp(min=1)}
+        trust = batch.trust if "trust" in batch else 1.0
+        return {"ranking": trust * chosen / of_same(chosen, batch).clamp(min=1)}
 
     def losses(self, gain: Tensor, batch: Batch) -> dict[str, Tensor]:
         """``ranking`` [B, A]: minus the log-probability that an answer is chosen before all worse ones."""

@@ -175,6 +175,8 @@ class Policy(Objective):
         score = torch.where(there, batch.score, 0.0)
         ready = Batch({**batch, **moved}).with_(target=target, asked=asked, length=length, score=score)
         alike = there & ~_telling(ready, there)
+        if self.baseline == "none" and not self.drop_equal:
+            alike = torch.zeros_like(there)  # an answer is not held against the others of its group
         kept = there & ~(alike & self.drop_equal) & ((batch.finished > 0) | (not self.drop_unfinished))
         of_tokens = spread(kept.float(), batch) * asked
         terms = {"policy": kept * (length if self.mean == "tokens" else torch.ones_like(length))}

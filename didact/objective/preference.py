@@ -64,8 +64,8 @@ class Preference(Judged):
         measured = dict.fromkeys(("chosen_logprob", "rejected_logprob", "margin", "accuracy"), pair)
         weight = self.weights(pair, ready) | measured | {"log_ratio": ready.said}
         if self.sft:
-            best = (pair.sum(1) == 0) & (pair.sum(2) > 0)  # [B, A]: none is better, and some are worse
-            weight["sft"] = ready.said * spread(best.float(), ready)
+            best = ((pair.sum(1) == 0) & (pair.sum(2) > 0)).float()  # [B, A]: none is better, and some are worse
+            weight["sft"] = ready.said * spread(best * ready.trust if "trust" in ready else best, ready)
         return ready.with_(weight)
 
     def weights(self, pair: Tensor, batch: Batch) -> dict[str, Tensor]:

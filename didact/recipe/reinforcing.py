@@ -2,11 +2,12 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from didact.data.settings import Data
 from didact.recipe.learning import Learning, ObjectiveSpec, usual
 from didact.recipe.rewarding import Rewards, read_by
+from didact.recipe.stage import misplaced
 from didact.rollout.settings import Rollout
 
 
@@ -28,6 +29,14 @@ class Reinforce(Learning):
     forgetting: bool = True
     overlong: Literal["drop", "window"] = "drop"
     learning_rate: float = Field(default_factory=lambda given: 1e-5 if given["tune"].what == "lora" else 1e-6, gt=0)
+
+    @model_validator(mode="after")
+    def rewarded(self) -> "Reinforce":
+        """Something must be worth something."""
+        if not self.rollout.environment and not any(one.weight for one in self.rewards):
+            what = "no reward counts here, so nothing would be learned; give one, of a weight other than 0"
+            raise misplaced(what, "rewards")
+        return self
 
     def inputs(self) -> dict[tuple[str | int, ...], Data]:
         """All data this stage reads, by where in the stage it is said; what its rewards read, too."""

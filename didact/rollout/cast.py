@@ -63,7 +63,7 @@ def frozen(model: Model) -> Model:
 
 
 def without_dropout(model: nn.Module) -> None:
-    """What is learned must be what has answered: no dropout in training either."""
+    """What is learned is compared with what was read without dropout, by a reference or a sampler: so none here."""
     for module in model.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0

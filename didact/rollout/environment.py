@@ -5,10 +5,13 @@ import operator
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from math import isfinite
+from numbers import Real
 from typing import Any, Literal, Protocol
 
 from didact.data.example import Message
-from didact.errors import UsageProblem
+from didact.data.words import brief
+from didact.errors import DataProblem, Problem, UsageProblem
 from didact.rollout.decoder import Completion
 from didact.rollout.prompts import Prompt
 from didact.text.render import Renderer
@@ -85,9 +88,9 @@ def _goes_on(
     environment: Environment, asked: Prompt, episode: Episode, renderer: Renderer, room: int, last: bool
 ) -> bool:
     """Lets the environment answer; False where the episode is over."""
-    said = environment.step(asked.record, episode.turns)
-    if isinstance(said, int | float):
-        episode.reward = float(said)
+    said = _answered(environment, asked, episode)
+    if isinstance(said, float):
+        episode.reward = said
         return False
     if last or episode.reason != "stop" or not episode.text.strip():
         return False
@@ -96,6 +99,22 @@ def _goes_on(
         return False
     episode.told(said, tokens)
     return True
+
+
+def _answered(environment: Environment, asked: Prompt, episode: Episode) -> Sequence[Message] | float:
+    """What it says, or what the episode was worth. Raises DataProblem, naming the record, where it fails."""
+    try:
+        said = environment.step(asked.record, episode.turns)
+    except Problem:
+        raise
+    except Exception as error:  # a person's own environment may raise anything
+        what = f"the environment failed on this record ({type(error).__name__}: {brief(error)})"
+        raise DataProblem(what, where=asked.where, remedy="mend it, or leave the record out") from error
+    if not isinstance(said, Real):
+        return said
+    if not isfinite(said):
+        raise DataProblem(f"the environment's reward is {said}", where=asked.where, remedy="give a finite number")
+    return float(said)
 
 
 def between(before: Sequence[Message], said: Sequence[Message], renderer: Renderer) -> list[int]:

@@ -11,7 +11,7 @@ from didact.model.model import Model
 from didact.objective.policy import Policy
 from didact.recipe.learning import Learning, TaskSpec
 from didact.recipe.reinforcing import Reinforce
-from didact.rollout.cast import Cast, without_dropout
+from didact.rollout.cast import Cast
 from didact.rollout.environment import environment
 from didact.rollout.experience import Experience, Setting
 from didact.rollout.prompts import fitting, prompt
@@ -35,9 +35,11 @@ def acting(
     """The task's source, what its prompts are, and how many steps they last; ``whole`` makes the starting model."""
     assert isinstance(stage, Reinforce)  # foreseen
     model.check_writes()
-    without_dropout(model)
     found = [one for source in examples(task.data, ground.outputs, stage.seed) for one in source.records()]
     rollout = stage.rollout
+    if rollout.group == 1 and objective.baseline != "none":
+        what = f"an answer is held against the others to its prompt (baseline {objective.baseline}), and there is one"
+        raise UsageProblem(what, where=f"{stage.name}.rollout.group", remedy="give 2 or more, or objective: ppo")
     around = environment(rollout.environment) if rollout.environment else None
     opened = [around.opening(record) if around else () for _, record in found]
     asked = (prompt(*one, renderer, opening) for one, opening in zip(found, opened, strict=True))

@@ -31,6 +31,7 @@ from didact.objective import resolve
 from didact.objective.base import Objective
 from didact.objective.policy import Policy
 from didact.recipe.learning import Learning
+from didact.rollout.cast import without_dropout
 from didact.run import forgetting
 from didact.run.act import acting
 from didact.run.folder import Artifact, StageFolder
@@ -143,6 +144,8 @@ def prepared(
     model = Model(net)
     for objective in objectives:
         model.add_heads(objective.heads, stage.seed)
+    if any(objective.judged for objective in objectives):
+        without_dropout(model)
     if ground.model is not None:
         heads.restore(model, ground.model)
     model.to(mesh.device)
@@ -316,8 +319,10 @@ def _thumbs(parts: Sequence[Pieces]) -> tuple[int, int]:
     """How many of the answers have a score above 0, and how many another; as often as an epoch reads them."""
     liked = others = 0.0
     for part in parts:
-        assert part.corpus.judged is not None
-        score = part.corpus.judged.score
+        known = part.corpus.judged
+        assert known is not None
+        assert part.example is not None
+        score = np.concatenate([known.score[:0], *(known.score[known.of(int(i))] for i in part.example)])
         liked += part.corpus.weight * float((score > 0).sum())
         others += part.corpus.weight * float((score <= 0).sum())
     return round(liked), round(others)

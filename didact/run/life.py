@@ -18,7 +18,7 @@ from didact.model.settings import Scratch
 from didact.recipe.aligning import Align
 from didact.recipe.crowding import Crowd
 from didact.recipe.judging import Evaluate
-from didact.recipe.learning import Finetune, Learning, Pretrain
+from didact.recipe.learning import Finetune, Learning, Pretrain, TaskSpec
 from didact.recipe.making import Answer, Corpus, Index, Links, Mine, Raft, Symbols, Tokenizer
 from didact.recipe.reinforcing import Reinforce
 from didact.recipe.rewarding import RewardModel
@@ -131,10 +131,12 @@ class Life:
                 raise UsageProblem(what, where=stage.name, remedy="put it after a stage that trains one")
             for one in _learning(stage):
                 for task in one.task_list:
-                    acts = objective.resolve(task.objective.name, task.objective.options).acts
-                    if acts and not isinstance(one, Reinforce):
+                    if _acts(task) and not isinstance(one, Reinforce):
                         what = f"{task.objective.name} learns from the model's own answers"
                         raise UsageProblem(what, where=one.name, remedy="make this stage a reinforce, with rewards")
+                if isinstance(one, Reinforce) and not any(_acts(task) for task in one.task_list):
+                    what = f"{one.task_list[0].objective.name} does not learn from the model's own answers"
+                    raise UsageProblem(what, where=one.name, remedy="choose grpo, ppo or their like")
                 rows_per_process(one, self.mesh)
                 first, has_model = first or one, has_model or not isinstance(one, RewardModel)
                 if scratch:
@@ -221,6 +223,10 @@ class Life:
             replace(self.folder / POINTER, str(artifact.outputs["index"].relative_to(self.folder)) + "\n")
         if artifact.tokenizer:
             self.tokenizer, self.parent = artifact.tokenizer, name
+
+
+def _acts(task: TaskSpec) -> bool:
+    return objective.resolve(task.objective.name, task.objective.options).acts
 
 
 def _learning(stage: Stage) -> list[Learning]:

@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel, PreTrainedTokenizerFast
 
+from didact.data.answers import Judged
 from didact.data.aside import Aside, judged, prompt_ids, set_aside
 from didact.data.corpus import Corpus
 from didact.data.pieces import Counts, Pieces, cut
@@ -114,10 +115,19 @@ def _bound(stage: RewardModel, ground: Ground, learned: Sequence[Corpus]) -> Rew
     if alone and objective.form != "ratings":
         what = f"every prompt has one answer, and {objective.form} compares several"
         raise DataProblem(what, where=stage.name, remedy="say objective: {reward: {form: ratings}}")
+    if objective.form != "ratings" and not any(_apart(each) for each in said):
+        what = "no two answers to a prompt were judged differently"
+        raise DataProblem(what, where=stage.name, remedy="give chosen and rejected, or rankings that are not all ties")
     if len(levels) < 2 or (objective.form == "ratings" and len(levels) > 100):
         what = f"the judgements have {len(levels)} different values"
         raise DataProblem(what, where=stage.name, remedy="ratings are a few levels, such as 1 to 5")
     return replace(objective, people=tuple(people) if "person" in objective.debias else (), levels=tuple(levels))
+
+
+def _apart(said: Judged) -> bool:
+    """Whether somebody found one of a prompt's answers better than another."""
+    each = (said.score[said.of(i)] for i in range(len(said.bound) - 1))
+    return any(len(np.unique(one[~np.isnan(one)])) > 1 for one in each)
 
 
 @dataclass(frozen=True)
@@ -140,6 +150,8 @@ def _member(stage: RewardModel, ground: Ground, aside: Aside, path: Path) -> Mem
     renderer = Renderer(tokenizer, stops_of(model.net))
     (task,) = stage.task_list
     parts, counts = cut(aside.learned, stage.context, stage.overlong, stage.name)
+    for held in filter(None, (aside.prompts, aside.people)):
+        cut(held, stage.context, "drop", f"{stage.name}, held out")  # before anything is trained
     for line in counts.lines():
         ground.say(f"{stage.name}: {line}")
     mesh, how = ground.mesh, {"pack": stage.pack, "shuffle": stage.shuffle}
@@ -174,7 +186,8 @@ class Read:
 
 @torch.no_grad()
 def read(model: Model, parts: Sequence[Pieces], mesh: Mesh) -> Read:
-    """Every answer; every process reads all of them."""
+    """Every answer once, whatever the weight of its source; every process reads all of them."""
+    parts = [replace(part, corpus=replace(part.corpus, weight=1.0)) for part in parts]
     hidden, score, example, training = list[Tensor](), list[float](), list[int](), model.training
     ids = [prompt_ids(part.corpus) for part in parts]
     prompt = [ids[i][j] for i, part in enumerate(parts) for j in (part.example if part.example is not None else ())]

@@ -1,5 +1,6 @@
 """What a model prefers: the network's own log-probabilities, token by token, say which."""
 
+import math
 from dataclasses import replace
 
 import pytest
@@ -73,6 +74,14 @@ def test_how_likely_the_best_are(subject):
     best = [("one and", 0), ("and so on it goes, and", 1), ("two", 2)]
     wanted = [by_hand(subject, p, ANSWERS[i]) / size(subject, p, ANSWERS[i]) for p, i in best]
     assert resolve("chosen", {})(subject, GIVEN) == pytest.approx(sum(wanted) / 3, abs=1e-4)
+
+
+def test_what_nobody_judged_is_not_the_best(subject):
+    one, *_ = GIVEN
+    more = replace(one, answers=(*one.answers, " else"), values=(*one.values, math.nan))
+    assert resolve("chosen", {})(subject, [more]) == pytest.approx(resolve("chosen", {})(subject, [one]), abs=1e-5)
+    with pytest.raises(DataProblem, match="none has an answer that people liked"):
+        resolve("chosen", {})(subject, [Answers("a", "one", (" two",), (0.0,))])
 
 
 def test_ratings_of_one_prompt_are_compared(subject):

@@ -265,6 +265,15 @@ def test_what_is_measured():
     assert 0 < found["clip_fraction"] < 1
 
 
+def test_without_a_baseline_of_the_group_equal_rewards_are_no_lack_of_signal():
+    """A critic, or a reward that has no baseline, learns from one answer to a prompt as well."""
+    scene = Scene()
+    for objective, silent in ((Policy(), 1), (Policy(baseline="none"), 0)):
+        objective = objective.acting(LONGEST, 1.0, ())
+        model, batch = scene.rows(objective, scene.old, score=torch.full_like(scene.score, 0.5))
+        assert objective.prepare(model, batch, Rng(0, 0)).no_signal.unique().tolist() == [silent]
+
+
 def test_an_answer_of_no_score_has_no_say():
     scene = Scene()
     worth = standardised(scene.score).flatten()[:, None].expand_as(scene.old)

@@ -197,6 +197,17 @@ def test_the_probabilities_of_all_orders_sum_to_one():
     assert sum(chances) == pytest.approx(1.0, abs=1e-6)
 
 
+@pytest.mark.parametrize("objective", [Dpo(), PlDpo(), Simpo(sft=1.0)])
+def test_a_judgement_counts_what_its_annotator_is_trusted(objective):
+    logprob = torch.tensor([[0.0, *(x for gain in (0.3, -0.8, 0.2, 0.9) for x in (0.0, gain))]])
+    batch = answers(1, 1, 1, 1, score=[1.0, 0.0, 1.0, 0.0], of=[0, 0, 1, 1])
+    batch = batch.with_(reference=torch.zeros_like(logprob), trust=torch.tensor([[1.5, 1.5, 0.5, 0.5]]))
+    ready = objective.prepare(Said(logprob), batch, Rng(0, 0))
+    for name in ready.weight.keys() - objective.gauges:
+        counts = ready.weight[name][ready.weight[name] > 0]
+        assert counts.tolist() == [1.5, 0.5], name
+
+
 def test_of_two_it_is_bradley_terry():
     assert ranked([1.0, 0.0], [0.3, -0.8]) == pytest.approx(-math.log(sigmoid(1.1)), abs=1e-6)
 

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from didact.errors import UsageProblem
+from didact.errors import DataProblem, UsageProblem
 from didact.rollout.decoder import Completion
 from didact.rollout.environment import Calculator, environment, play
 from didact.rollout.prompts import prompt
@@ -67,6 +67,22 @@ def test_an_episode_ends_at_its_last_turn_and_where_there_is_no_room():
 
     assert len(play(Calculator(), [asked], ask, renderer, turns=3, room=500)[0].turns) == 5
     assert len(play(Calculator(), [asked], ask, renderer, turns=3, room=len(asked.tokens) + 4)[0].turns) == 1
+
+
+@pytest.mark.parametrize("said", [KeyError("x"), float("nan")])
+def test_an_environment_that_fails_names_the_record(said):
+    class Failing(Echo):
+        def step(self, record, turns):
+            if isinstance(said, Exception):
+                raise said
+            return said
+
+    def ask(given, which, turn):
+        return [Completion(0, [5], [-1.0], "a", "stop") for _ in given]
+
+    renderer = styled("chatml")
+    with pytest.raises(DataProblem, match=r"^here: the environment"):
+        play(Failing(), [prompt("here", {"prompt": "?"}, renderer)], ask, renderer, turns=1, room=500)
 
 
 def test_a_model_learns_in_an_environment(tmp_path, monkeypatch):

@@ -54,6 +54,16 @@ def test_dpo_starts_at_log_two_and_leaves_a_model(asked):
     assert asked.run() == ["align"]  # finished, and known as such
 
 
+def test_a_model_with_dropout_is_held_against_its_reference_without(asked):
+    config = asked.folder / "base/config.json"
+    config.write_text(config.read_text().replace('"attention_dropout": 0.0', '"attention_dropout": 0.5'))
+    assert '"attention_dropout": 0.5' in config.read_text()
+    align(asked, "data: pairs.jsonl")
+    asked.run("align.max_steps=1")
+    first = next(line for line in metrics(asked) if "gauge/dpo/margin" in line)
+    assert first["gauge/dpo/margin"] == pytest.approx(0, abs=1e-4)
+
+
 def test_a_reference_is_read_once_and_kept(asked):
     align(asked, "data: pairs.jsonl")
     asked.run()

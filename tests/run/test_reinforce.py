@@ -64,6 +64,12 @@ def test_from_prompts_to_a_model_that_was_rewarded(tmp_path, monkeypatch):
     ("stage", "says"),
     [
         ("\n  - finetune: {data: sums.jsonl, objective: grpo}\n", "make this stage a reinforce"),
+        (
+            STAGE.replace("data: sums.jsonl", "objective: dpo, data: sums.jsonl".replace(", ", "\n      ")),
+            "dpo does not learn",
+        ),
+        (STAGE.replace("group: 2", "group: 1"), "an answer is held against the others to its prompt"),
+        (STAGE.replace("{pattern: e}", "{pattern: e, weight: 0}"), "no reward counts here"),
         (STAGE.replace("max_steps: 2", "tokens: 100"), "how many tokens a model will answer with"),
         (STAGE.replace("group: 2,", "group: 2, prompts: 3,"), "cannot be shared by steps of 2"),
     ],

@@ -4,12 +4,14 @@ import json
 import random
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from pydantic import ValidationError
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from didact import cli
+from didact.data.answers import Judged
 from didact.data.aside import judged, prompt_ids, set_aside
 from didact.data.corpus import in_memory
 from didact.data.example import Answers
@@ -21,7 +23,7 @@ from didact.rollout.reward import trust
 from didact.rollout.reward.base import Answered, scores
 from didact.rollout.reward.model import Model, worth
 from didact.run.ground import Ground
-from didact.run.reward import normalised
+from didact.run.reward import _apart, normalised
 from didact.run.rewards import Shelf
 from didact.text.render import Renderer
 from didact.text.tokenizer import train
@@ -54,7 +56,8 @@ def run(tmp_path_factory) -> Path:
     (here / "recipe.yaml").write_text(
         f"name: r\nbase: {base}\ndevice: cpu\nstages:\n"
         f"  - reward: {{data: {here}/red.jsonl, people: 0.3, holdout: 0.2, {two}, epochs: 6, {how}}}\n"
-        f"  - reward: {{name: chance, data: {here}/none.jsonl, holdout: 0.5, max_steps: 2, {how}}}\n"
+        f"  - reward: {{name: chance, data: [{{path: {here}/none.jsonl, weight: 2}}], holdout: 0.5, max_steps: 2,"
+        f" {how}}}\n"
     )
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(here)
@@ -138,6 +141,15 @@ def test_one_no_better_than_chance_is_refused_unless_forced(run):
         trust.check({"scale": 1.0, "people": {"accuracy": 0.6, "low": 0.4, "high": 0.8}}, "x")
     trust.check({"scale": 1.0, "people": {"accuracy": 0.6, "low": 0.55, "high": 0.65}}, "x")
     trust.check({}, "a model from elsewhere says nothing of itself")
+
+
+def test_ties_alone_are_nothing_to_learn_from():
+    def said(*score: float) -> Judged:
+        return Judged(np.zeros(4), np.asarray(score), np.zeros(4), np.asarray([0, 2, 4]))
+
+    assert not _apart(said(0, 0, 1, 1))
+    assert not _apart(said(0, np.nan, 1, np.nan))
+    assert _apart(said(0, 0, 1, 0))
 
 
 def test_rewards_of_the_reference_have_mean_zero_and_deviation_one():

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import isfinite
+from numbers import Real
 from pathlib import Path
 from typing import Any, ClassVar, Protocol
 
@@ -10,6 +11,7 @@ from pydantic import Field, model_validator
 
 from didact.data.example import Message
 from didact.data.settings import Data
+from didact.data.words import brief
 from didact.errors import DataProblem, Problem
 from didact.settings import Settings
 
@@ -120,7 +122,7 @@ def scores(reward: Reward, done: Sequence[Answered]) -> list[float]:
     Raises DataProblem, naming the record, where the reward fails or gives anything but one finite number an answer.
     """
     try:
-        given = reward(done)
+        given = list(reward(done))
     except Problem:
         raise
     except Exception as error:  # a person's own function may raise anything
@@ -128,7 +130,7 @@ def scores(reward: Reward, done: Sequence[Answered]) -> list[float]:
     if len(given) != len(done):
         raise DataProblem(f"reward {reward.name!r} gave {len(given)} numbers for {len(done)} answers")
     for one, value in zip(done, given, strict=True):
-        if isinstance(value, bool | int | float) and isfinite(value):
+        if isinstance(value, Real) and isfinite(value):  # numpy's numbers are such, too
             continue
         what = f"reward {reward.name!r} gave {value!r} for this record's answer {one.answer[:60]!r}"
         raise DataProblem(
@@ -143,6 +145,6 @@ def _alone(reward: Reward, one: Answered) -> float:
 
 
 def _failed(reward: Reward, done: Sequence[Answered], error: Exception) -> float:
-    what = f"reward {reward.name!r} failed on this record ({type(error).__name__}: {str(error)[:120]})"
+    what = f"reward {reward.name!r} failed on this record ({type(error).__name__}: {brief(error)})"
     where = done[0].where if done else ""
     raise DataProblem(what, where=where, remedy="mend the reward, or leave the record out") from error

@@ -16,7 +16,7 @@ TYPES: dict[str, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
-    "integer": lambda value: isinstance(value, int | float) and not isinstance(value, bool) and value == int(value),
+    "integer": lambda value: (type(value) is int) or (isinstance(value, float) and value.is_integer()),
     "number": lambda value: isinstance(value, int | float) and not isinstance(value, bool),
 }
 # Each keyword of a schema says no to a value it is about; (value, what the keyword says) -> bool.

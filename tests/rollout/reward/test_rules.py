@@ -5,6 +5,7 @@ from math import nan
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
@@ -82,6 +83,24 @@ def test_a_reward_gives_as_many_numbers_as_there_are_answers() -> None:
         scores(Short(), [said("a"), said("b")])
 
 
+def test_numbers_of_numpy_are_numbers_and_what_is_none_is_one_line() -> None:
+    class Given:
+        name = "given"
+
+        def __init__(self, given: Any):
+            self.given = given
+
+        def __call__(self, done: Any) -> Any:
+            if isinstance(self.given, Exception):
+                raise self.given
+            return self.given
+
+    assert scores(Given(np.ones(1, np.float32)), [said("a")]) == [1]
+    for given in (None, 1.0, ValueError("two\nlines"), [np.float32("inf")]):
+        with pytest.raises(DataProblem, match=r"^data.jsonl:3: reward 'given' [^\n]*$"):
+            scores(Given(given), [said("a")])
+
+
 def test_how_a_recipe_says_rewards() -> None:
     given = [{"regex": "a+"}, {"regex": {"equals": "answer", "weight": 0}}, {"function": "math:sin"}]
     read = READ.validate_python(given)
@@ -112,6 +131,8 @@ def test_how_a_recipe_says_rewards() -> None:
         ('["x", "yy"]', {"matches": {"items": {"type": "string", "maxLength": 1}}}, 0),
         ("3", {"matches": {"anyOf": [{"type": "string"}, {"enum": [1, 3.0]}]}}, 1),
         ("1", {"matches": {"const": True}}, 0),
+        ("1e999", {"matches": {"type": "integer"}}, 0),
+        ("1e3", {"matches": {"type": "integer"}}, 1),
     ],
 )
 def test_json_of_a_shape(answer: str, fields: dict, worth: float) -> None:
