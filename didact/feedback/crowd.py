@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 import random
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
 from statistics import fmean, pstdev
 from typing import TYPE_CHECKING, Any
@@ -49,11 +49,20 @@ class Member:
 
 @dataclass(frozen=True)
 class Asked:
-    """A prompt, the answers to it, and the answer that would be right, empty where nobody knows."""
+    """A prompt, the answers to it, and the answer that would be right, empty where nobody knows.
+
+    Where a model is to answer, ``answers`` are empty and ``seed`` is that of its first answer, the next one's of its
+    second.
+    """
 
     prompt: tuple[Message, ...]
     answers: tuple[str, ...]
     reference: str = ""
+    seed: int = 0
+
+    def answered(self, texts: Sequence[str]) -> Asked:
+        """With what a model wrote, as people read it: without the space around it."""
+        return replace(self, answers=tuple(text.strip() or "..." for text in texts))
 
 
 def people(
@@ -86,22 +95,34 @@ def judge(
 
     All that is written is a pure function of the arguments, ids and times included, so the same again adds nothing.
     """
-    usual = {one.name: _usual(one, asked) for one in members}
     count = 0
     batch: list[Kept] = []
-    for number, one in enumerate(asked):
-        exchange = _exchange(number, one, seed)
+    for number, (exchange, said) in enumerate(rounds(members, asked, each, kinds, seed)):
         batch.append(exchange)
-        r = random.Random(f"{seed}:{exchange.id}")
-        for who in r.sample(list(members), min(each, len(members))):
-            for said in _judged(who, exchange, one, usual[who.name], kinds, seed):
-                batch.append(_kept(said, f"{exchange.id}:{who.name}:{said.kind}:{len(batch)}", number))
-                count += 1
+        for one in said:
+            batch.append(_kept(one, f"{exchange.id}:{one.annotator}:{one.kind}:{len(batch)}", number))
+        count += len(said)
         if len(batch) >= BATCH:
             store.put(batch)
             batch = []
     store.put(batch)
     return count
+
+
+def rounds(
+    members: Sequence[Member], asked: Sequence[Asked], each: int, kinds: Sequence[str], seed: int
+) -> Iterator[tuple[Kept, list[Thumb | Rating | Ranking]]]:
+    """Each prompt with its answers as they are shown, and all that is said of them."""
+    usual = {one.name: _usual(one, asked) for one in members}
+    for number, one in enumerate(asked):
+        exchange = shown(number, one, seed)
+        who = judges(members, exchange.id, each, seed)
+        yield exchange, [said for w in who for said in _judged(w, exchange, one, usual[w.name], kinds, seed)]
+
+
+def judges(members: Sequence[Member], exchange: str, each: int, seed: int) -> list[Member]:
+    """Who judges an exchange."""
+    return random.Random(f"{seed}:{exchange}").sample(list(members), min(each, len(members)))
 
 
 def _usual(who: Member, asked: Sequence[Asked]) -> tuple[float, float]:
@@ -110,12 +131,13 @@ def _usual(who: Member, asked: Sequence[Asked]) -> tuple[float, float]:
     return fmean(worth), pstdev(worth) or 1.0
 
 
-def _exchange(number: int, one: Asked, seed: int) -> Kept:
+def shown(number: int, one: Asked, seed: int) -> Kept:
+    """A prompt with its answers, in the order in which all see them."""
     key = hashlib.sha256(orjson.dumps([seed, number, [turn.content for turn in one.prompt], one.answers])).hexdigest()
-    shown = list(range(len(one.answers)))
-    random.Random(key).shuffle(shown)
+    order = list(range(len(one.answers)))
+    random.Random(key).shuffle(order)
     candidates = tuple(Candidate(text=answer) for answer in one.answers)
-    return _kept(Exchange(prompt=one.prompt, candidates=candidates, shown=tuple(shown)), key, number, "x")
+    return _kept(Exchange(prompt=one.prompt, candidates=candidates, shown=tuple(order)), key, number, "x")
 
 
 def _kept(record: Exchange | Judgement, key: str, number: int, mark: str = "j") -> Kept:

@@ -8,6 +8,7 @@ from didact.data.settings import Data
 from didact.feedback.tastes import FEATURES, SAYS, known
 from didact.recipe.stage import Stage, misplaced
 
+WARMEST = 2.0  # in OpenAI's interface
 FORMS = {"thumb": ("thumbs",), "rating": ("ratings",), "ranking": ("rankings", "preferences")}
 
 
@@ -25,10 +26,14 @@ class Crowd(Stage):
     ``code``, ``correct`` (its words against those of the data's own answer) and ``says:WORD``. Leaves what was said as
     data (``thumbs``, ``ratings``, ``rankings``, ``preferences``) and as a ``store``; the same with ``.heldout`` of
     members and prompts of which the others never hear; their ``prompts``; and who the ``people`` are.
+
+    With ``serve`` the model is served as by ``didact serve``, with ``index`` to answer from where one is named, and the
+    members ask and judge over HTTP as the page does; without, what they say is written straight into the store.
     """
 
     kind = "crowd"
     incidental = Stage.incidental | {"batch_size"}
+    also = frozenset({".sqlite", ".url"})
     data: Data
     tastes: dict[Annotated[str, AfterValidator(_taste)], float] = Field(min_length=1)
     members: int = Field(default=12, ge=1, le=1000)
@@ -44,6 +49,8 @@ class Crowd(Stage):
     holdout: float = Field(default=0.2, ge=0, lt=1, description="share of prompts that held-out members judge")
     temperature: float = Field(default=1.0, gt=0)
     max_new_tokens: int = Field(default=64, gt=0)
+    serve: bool = Field(default=False, description="ask and judge over HTTP, through a server")
+    index: Data | None = Field(default=None, description="what the served model answers from, such as index/index")
     batch_size: int = Field(default=16, gt=0, description="answers written at once")
 
     @model_validator(mode="after")
@@ -55,6 +62,17 @@ class Crowd(Stage):
             raise misplaced(f"{self.each} members cannot judge each prompt, there are {self.members}", "each")
         if len(set(self.judgements)) < len(self.judgements):
             raise misplaced("a kind of judgement is named twice", "judgements")
+        return self
+
+    @model_validator(mode="after")
+    def served_so(self) -> "Crowd":
+        """What a server can be asked."""
+        if self.index and not self.serve:
+            raise misplaced("only a served model answers from an index: say serve: true, or leave index out", "index")
+        if self.index and len(self.index.sources) != 1:
+            raise misplaced("name one index, such as index/index", "index")
+        if self.serve and self.temperature > WARMEST:
+            raise misplaced(f"a server takes a temperature of {WARMEST} at most", "temperature")
         return self
 
     @property

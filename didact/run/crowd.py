@@ -1,9 +1,11 @@
 """The stage ``crowd``: the model answers, simulated people judge, and what they say lies there as from a real store."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from functools import partial
+from contextlib import ExitStack
+from dataclasses import replace
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import orjson
 
@@ -21,6 +23,10 @@ from didact.rollout.settings import Sampling
 from didact.run.answer import question
 from didact.run.folder import Artifact, StageFolder
 from didact.run.ground import Ground, opened
+
+if TYPE_CHECKING:
+    from didact.retrieve.index import Index
+    from didact.serve.served import Served
 
 Line = dict[str, Any]
 
@@ -42,15 +48,17 @@ def _judged(stage: Crowd, ground: Ground, folder: Path) -> dict[str, Any]:
     asked = _asked(stage, ground)
     facts: dict[str, Any] = {"prompts": len(asked)}
     apart = [held_out(orjson.dumps(_turns(one)).decode(), stage.seed, stage.holdout) for one in asked]
-    for mark, count, prefix in (("", stage.members, "m"), (".heldout", stage.heldout, "h")):
-        if not count:
-            continue
-        mine = [one for one, held in zip(asked, apart, strict=True) if held is bool(mark)]
-        if not mine:
-            what = f"of {len(asked)} prompts none is {'held out' if mark else 'left to be judged'}"
-            raise UsageProblem(what, where=stage.name, remedy="give more prompts, or change holdout")
-        members = people(count, stage.tastes, stage.spread, stage.error, stage.first, stage.seed, prefix)
-        facts |= {f"{name}{mark}": value for name, value in _said(stage, folder, mark, members, mine).items()}
+    with ExitStack() as open:
+        say = _Saying(stage, ground, open)
+        for mark, count, prefix in (("", stage.members, "m"), (".heldout", stage.heldout, "h")):
+            if not count:
+                continue
+            mine = [one for one, held in zip(asked, apart, strict=True) if held is bool(mark)]
+            if not mine:
+                what = f"of {len(asked)} prompts none is {'held out' if mark else 'left to be judged'}"
+                raise UsageProblem(what, where=stage.name, remedy="give more prompts, or change holdout")
+            members = people(count, stage.tastes, stage.spread, stage.error, stage.first, stage.seed, prefix)
+            facts |= {f"{name}{mark}": value for name, value in say.said(folder, mark, members, mine).items()}
     ground.say(
         f"{stage.name}: {stage.members} members gave {facts['judgements']:,} judgements of the answers to "
         f"{apart.count(False):,} prompts"
@@ -63,25 +71,66 @@ def _judged(stage: Crowd, ground: Ground, folder: Path) -> dict[str, Any]:
     return facts
 
 
-def _said(stage: Crowd, folder: Path, mark: str, members: Sequence[Member], asked: Sequence[Asked]) -> dict[str, Any]:
-    """Writes what members say of what was asked: the store, and each of its forms."""
-    from didact.feedback import jsonl  # its packages are an extra
-    from didact.feedback.report import report
+class _Saying:
+    """How members come to their judgements: written straight into the store, or through a server."""
+
+    def __init__(self, stage: Crowd, ground: Ground, open: ExitStack):
+        self.stage, self.ground, self.open = stage, ground, open
+
+    def said(self, folder: Path, mark: str, members: Sequence[Member], asked: Sequence[Asked]) -> dict[str, Any]:
+        """Writes what members say of what was asked: the store, and each of its forms."""
+        from didact.feedback import jsonl  # its packages are an extra
+        from didact.feedback.report import report
+        from didact.feedback.store import Store
+
+        stage, place = self.stage, folder / _file(f"store{mark}")
+        if stage.serve:
+            asked, count = self._visited(place, members, asked)
+        else:
+            count = _written(stage, place, members, asked)
+        with Store.open(str(place)) as store:
+            forms = [name.removesuffix(mark) for name in stage.outputs if name.endswith(mark)]
+            for form in [form for form in forms if form in WANTED]:
+                _write(folder, f"{form}{mark}", jsonl.lines(store, WANTED[form]))
+            agreed = {kind: found["alpha"] for kind, found in report(store)["agreement"].items() if found["votes"]}
+        _write(folder, f"prompts{mark}", map(_prompt, asked))
+        with on_disk(folder, "write who judged"):
+            write(folder / f"people{mark}.jsonl", written(members))
+        return {"judgements": count, "agreement": agreed}
+
+    def _visited(self, place: Path, members: Sequence[Member], asked: Sequence[Asked]) -> tuple[Sequence[Asked], int]:
+        from didact.serve.visit import visit  # serving stands above; this stage alone goes through it
+
+        return visit(self.stage, *self._served, place, members, asked)
+
+    @cached_property
+    def _served(self) -> tuple["Served", "Index | None"]:
+        """The model, and what it answers from."""
+        from didact.retrieve.index import Index
+        from didact.run.named import Named
+        from didact.serve.lane import lane
+        from didact.serve.served import Served, public_name
+
+        stage, ground = self.stage, self.ground
+        where = _model(stage, ground)
+        named = Named(where, *opened(where, ground.mesh.device))
+        index = None
+        if stage.index:
+            (source,) = examples(stage.index, ground.outputs, stage.seed, stage.also)
+            index = Index.open(source.files[0].parent, device=ground.mesh.device.type)
+            self.open.callback(index.close)
+        writes = lane(named)
+        self.open.push(writes.open)  # what it lays out for writing is in the way of training
+        return Served(public_name(str(where)), named, writes), index
+
+
+def _written(stage: Crowd, place: Path, members: Sequence[Member], asked: Sequence[Asked]) -> int:
     from didact.feedback.store import Store
 
-    place = folder / _file(f"store{mark}")
-    for left in folder.glob(f"{place.name}*"):  # of a run that was killed
+    for left in place.parent.glob(f"{place.name}*"):  # of a run that was killed
         left.unlink()
     with Store.open(str(place)) as store:
-        count = judge(store, members, asked, stage.each, stage.judgements, stage.seed)
-        forms = [name.removesuffix(mark) for name in stage.outputs if name.endswith(mark)]
-        for form in [form for form in forms if form in WANTED]:
-            _write(folder, f"{form}{mark}", jsonl.lines(store, WANTED[form]))
-        agreed = {kind: found["alpha"] for kind, found in report(store)["agreement"].items() if found["votes"]}
-    _write(folder, f"prompts{mark}", map(_prompt, asked))
-    with on_disk(folder, "write who judged"):
-        write(folder / f"people{mark}.jsonl", written(members))
-    return {"judgements": count, "agreement": agreed}
+        return judge(store, members, asked, stage.each, stage.judgements, stage.seed)
 
 
 def _write(folder: Path, name: str, lines: Iterator[Line]) -> None:
@@ -97,18 +146,25 @@ def _asked(stage: Crowd, ground: Ground) -> list[Asked]:
     found = [example for source in examples(stage.data, ground.outputs, stage.seed) for example in source]
     given = [_given(one) for one in found if isinstance(one, Answers)]
     rest = [_open(one) for one in found if not isinstance(one, Answers)]
-    if not rest:
-        return given
-    if ground.model is None:
-        raise UsageProblem("there is no model to answer yet", where=stage.name, remedy="train one before this stage")
-    model, renderer = opened(ground.model, ground.mesh.device)
+    rest = [replace(one, seed=stage.seed + number * stage.answers) for number, one in enumerate(rest)]
+    return given + (rest if stage.serve or not rest else _answered(stage, ground, rest))
+
+
+def _answered(stage: Crowd, ground: Ground, rest: Sequence[Asked]) -> list[Asked]:
+    model, renderer = opened(_model(stage, ground), ground.mesh.device)
     prompts = [renderer.prompt(_turns(one)) for one in rest for _ in range(stage.answers)]
     ground.say(f"{stage.name}: {len(rest):,} prompts are answered {stage.answers} times each")
     way = Sampling(temperature=stage.temperature, top_p=1, max_new_tokens=stage.max_new_tokens, seed=stage.seed)
     sampler = Sampler(model, partial(renderer.decode, skip_special=True), renderer.stops, stage.batch_size)
-    said = [out.text.strip() or "..." for out in sampler.generate(prompts, way)]
-    cut = [tuple(said[start : start + stage.answers]) for start in range(0, len(said), stage.answers)]
-    return given + [Asked(one.prompt, answers, one.reference) for one, answers in zip(rest, cut, strict=True)]
+    said = [out.text for out in sampler.generate(prompts, way)]
+    cut = [said[start : start + stage.answers] for start in range(0, len(said), stage.answers)]
+    return [one.answered(texts) for one, texts in zip(rest, cut, strict=True)]
+
+
+def _model(stage: Crowd, ground: Ground) -> Path:
+    if ground.model is None:
+        raise UsageProblem("there is no model to answer yet", where=stage.name, remedy="train one before this stage")
+    return ground.model
 
 
 def _given(one: Answers) -> Asked:

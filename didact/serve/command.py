@@ -168,7 +168,8 @@ def _loopback(host: str) -> bool:
 
 def _bound(host: str, port: int) -> socket.socket:
     """The socket, taken before anything is loaded. Raises ResourceProblem where that cannot be."""
-    listener = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
+    listener = socket.socket(family, proto=socket.IPPROTO_TCP)  # unless it is named, asyncio leaves Nagle's delay in
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         listener.bind((host, port))

@@ -113,6 +113,7 @@ class Engine:
         self.running: list[Job] = []
         self.calls: deque[tuple[Callable[[], Any], Future[Any]]] = deque()
         self.broken: Broken | None = None
+        self.held = False
         self.pace = 1.0  # seconds that a completion lately took
         self.thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -123,6 +124,18 @@ class Engine:
     def stop(self) -> None:
         """Ends: whoever still waits is told so."""
         self._fail(Broken(stopped=True))
+
+    def hold(self) -> None:
+        """Lets nothing begin until it is released."""
+        with self.changed:
+            self.held = True
+
+    def release(self) -> None:
+        """Begins with what waits by now, by seed, so that who came first changes no number in what is computed."""
+        with self.changed:
+            self.held = False
+            self.waiting = deque(sorted(self.waiting, key=lambda job: job.ask.sampling.seed))
+            self.changed.notify_all()
 
     def submit(self, lane: Lane, asks: Sequence[Ask]) -> Ticket:
         """Takes a request in, from the event loop. Raises Full and Broken."""
@@ -173,8 +186,11 @@ class Engine:
     def _wait(self) -> bool:
         """Sleeps until there is something to do; whether to go on."""
         with self.changed:
-            self.changed.wait_for(lambda: self.waiting or self.running or self.calls or self.broken)
+            self.changed.wait_for(lambda: self._fresh() or self.running or self.calls or self.broken)
             return self.broken is None
+
+    def _fresh(self) -> bool:
+        return bool(self.waiting) and not self.held
 
     def _drop(self) -> None:
         """Frees the slots of those that nobody reads any more."""
@@ -190,7 +206,7 @@ class Engine:
         fresh: dict[Lane, list[Job]] = {}
         tokens = 0
         with self.changed:
-            for job in list(self.waiting):
+            for job in list(self.waiting) if self._fresh() else ():
                 lane, size = job.ticket.lane, len(job.ask.prompt)
                 if len(self.running) >= self.slots or (tokens and tokens + size > PREFILL):
                     break

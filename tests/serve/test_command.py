@@ -12,7 +12,7 @@ import httpx
 import pytest
 
 from didact.errors import ResourceProblem, UsageProblem
-from didact.serve.command import Serving, _loopback, serve
+from didact.serve.command import Serving, _bound, _loopback, serve
 
 
 def didact(*arguments, **environment):
@@ -75,6 +75,12 @@ def test_a_port_that_is_taken_is_one_clear_line():
         one.listen()
         with pytest.raises(ResourceProblem, match="this port is taken; choose another with --port"):
             serve("nothing", Serving(port=one.getsockname()[1]), print)
+
+
+def test_nothing_small_waits_for_more_to_be_sent():
+    """asyncio turns Nagle's delay off (40 ms of each small answer) for sockets that are named TCP alone."""
+    with _bound("127.0.0.1", 0) as one:
+        assert one.proto == socket.IPPROTO_TCP
 
 
 @pytest.mark.parametrize("host", ["0.0.0.0", "::", "192.168.1.1", "a.example"])
