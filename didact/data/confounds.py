@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import combinations
+from statistics import fmean
 from typing import Any
 
 import numpy as np
 
 from didact.data.example import Answers, Said
-from didact.feedback.rates import wilson
+from didact.feedback.rates import Share, wilson
 
 
 @dataclass
@@ -21,9 +22,9 @@ class Confounds:
     answers: int = 0
     pairs: int = 0
     ties: int = 0
-    longer: int = 0
-    of_unequal: int = 0
-    first: int = 0
+    same: int = 0
+    longer: list[float] = field(default_factory=list)
+    first: list[float] = field(default_factory=list)
     ordered_by_worth: bool = True
     people: dict[str, int] = field(default_factory=dict)
     liked: list[int] = field(default_factory=list)
@@ -38,23 +39,33 @@ class Confounds:
         self.ordered_by_worth &= values == sorted(values, reverse=True)
         if len(judged) == 1:
             (self.liked if values[0] > 0 else self.others).append(size[0])
+        longer, first = list[bool](), list[bool]()
         for one, other in combinations(range(len(judged)), 2):
+            better, worse = (one, other) if values[one] > values[other] else (other, one)
             if values[one] == values[other]:
                 self.ties += 1
-                continue
-            better, worse = (one, other) if values[one] > values[other] else (other, one)
-            self.pairs, self.first = self.pairs + 1, self.first + (better < worse)
-            self.of_unequal += size[better] != size[worse]
-            self.longer += size[better] > size[worse]
+            elif _text(judged[one][0]) == _text(judged[other][0]):
+                self.same += 1
+            else:
+                first.append(better < worse)
+                longer += [size[better] > size[worse]] if size[better] != size[worse] else []
+        self.pairs += len(first)
+        self.first += [fmean(first)] if first else []
+        self.longer += [fmean(longer)] if longer else []
 
     def facts(self) -> dict[str, Any]:
-        """Counts, and rates with Wilson's 95% interval; an order that is that of worth says nothing of place."""
+        """Counts, and rates with Wilson's 95% interval; an order that is that of worth says nothing of place.
+
+        The pairs of one example are not independent, so a rate is a mean over examples. ``same`` are pairs of which one
+        was found better though they are the same text: they are no ``pairs``, and teach nothing.
+        """
         known = [name for name in self.people if name]
         found: dict[str, Any] = {"prompts": self.prompts, "answers": self.answers, "annotators": len(known)}
-        if self.pairs or self.ties:
-            found |= {"pairs": self.pairs, "ties": self.ties, "longer": _rate(self.longer, self.of_unequal)}
+        if self.pairs or self.ties or self.same:
+            found |= {"pairs": self.pairs, "ties": self.ties, "longer": _rate(self.longer)}
+            found |= {"same": self.same} if self.same else {}
             if not self.ordered_by_worth:
-                found["first"] = _rate(self.first, self.pairs)
+                found["first"] = _rate(self.first)
         if self.liked or self.others:
             found |= {"liked": len(self.liked), "others": len(self.others), "liked_longer": self._liked_longer()}
         return {name: value for name, value in found.items() if value is not None}
@@ -65,6 +76,7 @@ class Confounds:
         who = f", by {facts['annotators']:,} people" if facts["annotators"] else ""
         if "pairs" in facts:
             said = f"{facts['pairs']:,} pairs of answers to {self.prompts:,} prompts, {self.ties:,} ties{who}"
+            said += f"; {self.same:,} more are of one text twice and teach nothing" if self.same else ""
             rates = [f"the longer one won {_said(facts['longer'])}"] if "longer" in facts else []
             rates += [f"the first one {_said(facts['first'])}"] if "first" in facts else []
         else:
@@ -99,11 +111,8 @@ def confounds(examples: Iterable[object]) -> Confounds:
     return found
 
 
-def _rate(count: int, of: int) -> dict[str, float | int] | None:
-    if not of:
-        return None
-    low, high = wilson(count / of, of)
-    return {"rate": count / of, "low": low, "high": high, "rounds": of}
+def _rate(shares: Sequence[float]) -> dict[str, Any] | None:
+    return Share.of(shares).plain() if shares else None
 
 
 def _said(rate: Mapping[str, float]) -> str:

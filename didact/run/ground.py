@@ -103,6 +103,9 @@ def parts_of(
     if not ground.mesh.main:
         ground.mesh.barrier()  # the first process fills the cache
     corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens", objective)
+    where = ", ".join(source.path for source in data.sources)
+    if objective.judged:
+        cut(corpora, context, overlong, where)  # says where nothing fits, before a reference reads
     if teacher := objective.taught_by():
         corpora = taught(teacher, data, corpora, ground, renderer, seed, context, precision)
     if ground.mesh.main:
@@ -111,7 +114,7 @@ def parts_of(
         corpora = [subset(c, limit, seed) for c in corpora]
     if objective.filled() > 1:
         corpora = [filled(c, objective.filled()) for c in corpora]
-    return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources), objective.joined)
+    return cut(corpora, context, overlong, where, objective.joined)
 
 
 def before_after(before: Score | None, after: Score | None) -> dict[str, float] | None:
