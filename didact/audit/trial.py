@@ -29,6 +29,7 @@ from didact.engine.progress import Progress
 from didact.engine.step import Source
 from didact.engine.train import Loop
 from didact.errors import Problem
+from didact.model.classifier import save_classifier, save_member
 from didact.model.load import load as load_network
 from didact.model.model import Model
 from didact.model.save import save_model
@@ -39,6 +40,7 @@ from didact.objective.diffusion import Diffusion
 from didact.objective.policy import Policy
 from didact.recipe import Learning, load
 from didact.recipe.learning import TaskSpec
+from didact.recipe.rewarding import RewardModel
 from didact.rollout.cast import read
 from didact.rollout.diffusion import Unmasker
 from didact.rollout.experience import Experience
@@ -195,14 +197,14 @@ class Trial:
         given = (self.life, renderer, model, self.mesh, folder, size, self.stage.seed)
         return acted(objective, task.name, task.data, *given)
 
-    def _model(self) -> tuple[Renderer, Model]:
+    def _model(self, seed: int = 1) -> tuple[Renderer, Model]:
         """A fresh toy, tuned as the stage says, every trainable number moved: a LoRA's B begins at zero."""
         ground, stage, pattern = self.life.ground(), self.stage, self.pattern
         tokenizer = tokenizer_for(bound(stage, ground.tokens()), ground)
         model = toy_network(pattern.architecture, pattern.fields, stage.tune, tokenizer, self.context, stage.seed)
         for objective in bound(stage, tokenizer):
             model.add_heads(objective.heads)
-        generator = torch.Generator().manual_seed(1)
+        generator = torch.Generator().manual_seed(seed)
         for weight in model.parameters():
             if weight.requires_grad:
                 weight.data += 0.02 * torch.randn(weight.shape, generator=generator)
@@ -247,8 +249,20 @@ class Trial:
 
     def _save(self) -> None:
         renderer, model = self._model()
+        if isinstance(self.stage, RewardModel):
+            self._save_scorers(self.stage, renderer, model)
+            return
         heads = model.heads.state_dict()
         save_model(model.net, renderer.tokenizer, self.folder / "saved", stops=renderer.stops, heads=heads)
+
+    def _save_scorers(self, stage: RewardModel, renderer: Renderer, model: Model) -> None:
+        """A reward model, with a second member where there is an ensemble."""
+        others = {"member-2": self.folder / "member-2"} if stage.ensemble > 1 else {}
+        for place in others.values():
+            other = self._model(2)[1]
+            save_member(other.net, _scorer(other), place, {})
+        given = _scorer(model), renderer.tokenizer, renderer.stops
+        save_classifier(model.net, *given, self.folder / "saved", {}, others=others)
 
     def _resume(self) -> float:
         """Law 4: a run of four steps, and one that goes on from the second's checkpoint; their largest difference."""
@@ -285,6 +299,11 @@ class Trial:
             sources.append(Source(task.name, objective, stream, task))
         _Silent(model, sources, settings, STEPS, self.folder / "run", self.mesh, _unsaid).run()
         return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
+
+
+def _scorer(model: Model) -> torch.Tensor:
+    """The head of a reward model, [D]."""
+    return model.heads["reward"].get_parameter("weight").detach()[0]
 
 
 def _unsaid(line: str) -> None:

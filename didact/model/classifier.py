@@ -44,11 +44,28 @@ class Classifier:
     where: Path
 
 
-def classifier(net: PreTrainedModel, weight: Tensor) -> PreTrainedModel:
-    """The same body with one linear head, ``weight`` [D], on the last token.
+def check_classifier(net: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, stops: Collection[int]) -> None:
+    """Raises, before anything is trained, what would keep a network from being saved as a classifier.
 
-    Raises UsageProblem for an architecture that transformers gives another kind of head.
+    UsageProblem for an architecture that transformers gives another kind of head, DataProblem for a tokenizer.
     """
+    with torch.device("meta"):
+        _classifier(net)
+    _padding(tokenizer, stops)
+
+
+def classifier(net: PreTrainedModel, weight: Tensor) -> PreTrainedModel:
+    """The same body with one linear head, ``weight`` [D], on the last token."""
+    made = _classifier(net)
+    body, prefix = made.base_model, f"{made.base_model_prefix}."
+    state = {name.removeprefix(prefix): tensor for name, tensor in standard_state(net).items()}
+    with torch.no_grad():
+        body.load_state_dict({name: state[name] for name in body.state_dict()})
+        made.get_parameter(f"{HEAD}.weight").copy_(weight[None])
+    return made
+
+
+def _classifier(net: PreTrainedModel) -> PreTrainedModel:
     from transformers import MODEL_FOR_SEQUENCE_CLASSIFICATION_MAPPING, AutoModelForSequenceClassification
 
     config: Any = type(net.config).from_dict(net.config.to_dict())
@@ -59,13 +76,9 @@ def classifier(net: PreTrainedModel, weight: Tensor) -> PreTrainedModel:
         raise problem
     with quiet():
         made: Any = AutoModelForSequenceClassification.from_config(config, dtype=net.dtype)
-    if tuple(made.get_parameter("score.weight").shape) != (1, len(weight)):
+    shapes = {name: tuple(weight.shape) for name, weight in made.named_parameters()}
+    if shapes.get(f"{HEAD}.weight") != (1, config.get_text_config().hidden_size):
         raise problem
-    body, prefix = made.base_model, f"{made.base_model_prefix}."
-    state = {name.removeprefix(prefix): tensor for name, tensor in standard_state(net).items()}
-    with torch.no_grad():
-        body.load_state_dict({name: state[name] for name in body.state_dict()})
-        made.score.weight.copy_(weight[None])
     return made
 
 

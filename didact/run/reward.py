@@ -24,7 +24,7 @@ from didact.engine.mesh import Mesh
 from didact.engine.step import Source
 from didact.engine.train import Loop, Trained, length
 from didact.errors import DataProblem, UsageProblem
-from didact.model.classifier import save_classifier, save_member
+from didact.model.classifier import check_classifier, save_classifier, save_member
 from didact.model.model import Model
 from didact.model.tune import Tuned
 from didact.objective.reward import Reward, endings
@@ -148,6 +148,7 @@ def _member(stage: RewardModel, ground: Ground, aside: Aside, path: Path) -> Mem
     tokenizer = tokenizer_for([objective], ground)
     model, tuned = prepared(stage, ground, tokenizer, [objective])
     renderer = Renderer(tokenizer, stops_of(model.net))
+    check_classifier(model.net, tokenizer, renderer.stops)
     (task,) = stage.task_list
     parts, counts = cut(aside.learned, stage.context, stage.overlong, stage.name)
     for held in filter(None, (aside.prompts, aside.people)):

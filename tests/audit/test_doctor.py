@@ -10,10 +10,11 @@ import pytest
 from didact.audit import doctor, machine
 from didact.audit.toy import WINDOW, toy_network
 from didact.audit.trial import trials
-from didact.errors import DataProblem, GateFailed
+from didact.errors import DataProblem, GateFailed, UsageProblem
 from didact.model.save import save_model
 from didact.model.settings import Tune
 from didact.recipe import load
+from tests.battery.base import lines
 from tests.model.folders import ARCHITECTURES, tiny, tiny_tokenizer
 
 DOCUMENTS = "".join(f'{{"text": "Document {i} says: {"lorem ipsum " * (i % 4 + 1)}end."}}\n' for i in range(30))
@@ -82,6 +83,39 @@ def test_all_laws_hold_where_a_model_learns_from_its_own_answers(world, objectiv
     found = measure(write(world, f"reinforce: {stage}"))
     assert all(found.values()), found
     assert "reinforce 5 sampled as trained" in found
+
+
+@pytest.mark.parametrize(
+    "stage",
+    [
+        "align: {data: ranked.jsonl, tune: {lora: {rank: 2}}}",
+        "align: {data: thumbs.jsonl, objective: kto, annotators: dawid_skene}",
+        "reward: {data: ranked.jsonl, objective: {reward: {debias: [person, length, place]}}}",
+        "reward: {data: ranked.jsonl, ensemble: 2, tune: {lora: {rank: 2}}}",
+    ],
+)
+def test_all_laws_hold_where_a_model_learns_from_judgements(world, stage):
+    base(world)
+    said = [{"completions": [f"{i}", "No.", "Yes."], "ranking": [[0], [1, 2]], "prompt": f"{i}?"} for i in range(9)]
+    (world / "ranked.jsonl").write_text(lines([one | {"annotator": who} for one in said for who in "ab"]))
+    (world / "thumbs.jsonl").write_text(
+        lines([{"prompt": f"{i}?", "completion": "No.", "label": i < 3} for i in range(9)])
+    )
+    found = measure(write(world, stage))
+    assert all(found.values()), found
+    assert len(found) == 1 + (6 if "align" in stage else 5)
+
+
+def test_a_reward_model_that_could_not_be_saved_is_found(world, monkeypatch):
+    def wrong(*given, **named):
+        raise UsageProblem("it cannot be left")
+
+    monkeypatch.setattr("didact.audit.trial.save_classifier", wrong)
+    base(world)
+    (world / "pairs.jsonl").write_text('{"prompt": "Say", "chosen": "Yes.", "rejected": "No."}\n' * 6)
+    found = measure(write(world, "reward: {data: pairs.jsonl}"))
+    assert not found.pop("reward 6 saved as trained")
+    assert all(found.values())
 
 
 def test_a_model_from_scratch_and_a_mixture(world):

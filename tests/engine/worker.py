@@ -16,12 +16,13 @@ import sys
 import time
 from contextlib import nullcontext
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import psutil
 import torch
 from torch.distributed.tensor import DTensor
 
+from didact import recipe as recipes
 from didact.batch import Batch
 from didact.engine import meter, supervise
 from didact.engine.evaluate import evaluate
@@ -41,6 +42,9 @@ from didact.objective.linked import Linked
 from didact.objective.masked import Masked
 from didact.objective.policy import Dapo, Ppo
 from didact.objective.tokens import Causal, Prefix
+from didact.run import learn, reward
+from didact.run.folder import run_folder
+from didact.run.life import Life
 from tests.engine.chaos import Counter, Killer, events
 from tests.rollout.scene import toy_experience
 from tests.toy import toy_model, toy_pairs, toy_parts, toy_stream, toy_vocabulary
@@ -52,13 +56,15 @@ BOUND = 200  # seconds after which an attempt counts as hung
 class Traced(Loop):
     """Leaves a trail: everything that must be the same however often the run was killed, as hex."""
 
+    kept: ClassVar[Path | None] = None  # where, if not in the loop's own folder
+
     def _record(self, metrics, progress, step, norm, rate, reading):
         super()._record(metrics, progress, step, norm, rate, reading)
         if self.mesh.main:
-            line = {"step": self.place.step, "rows": step.rows, "tokens": self.place.tokens}
+            line = {"name": self.name, "step": self.place.step, "rows": step.rows, "tokens": self.place.tokens}
             line |= {"loss": self.place.loss.hex(), "norm": norm.hex(), "rate": rate.hex()}
             line |= {f"loss/{task}/{term}": value.hex() for (task, term), value in step.loss.items()}
-            write(self.folder / "trail", json.dumps(line))
+            write((self.kept or self.folder) / "trail", json.dumps(line))
 
 
 class Poisoned(Causal):
@@ -149,6 +155,27 @@ def train(job: dict[str, Any], folder: Path) -> None:
     mesh.barrier()
 
 
+def live(job: dict[str, Any], folder: Path) -> None:
+    """One process of the life that a recipe tells of, from wherever the last attempt left it."""
+    mesh = join("cpu")
+    Traced.kept, learn.Loop, reward.Loop = folder, Traced, Traced  # in this process alone
+
+    def say(line: str) -> None:
+        if mesh.main:
+            write(folder / "said", line)
+
+    recipe = recipes.load(Path(job["recipe"]), []).recipe
+    runs = run_folder(folder / "runs", recipe.name)
+    Life(recipe, runs, mesh, say, folder / "cache").run()
+    if mesh.main:
+        files = sorted(
+            path for path in runs.rglob("model/**/*") if path.suffix == ".safetensors" or path.name == "config.json"
+        )
+        state = {str(path.relative_to(runs)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
+        (folder / "closing.json").write_text(json.dumps({"state": state}))
+    mesh.barrier()
+
+
 def digest(tensor: torch.Tensor) -> str:
     """SHA-256 of the bytes of the whole tensor."""
     whole = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
@@ -160,7 +187,7 @@ def guarded(job: dict[str, Any], folder: Path) -> int:
     try:
         with listening():
             signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
-            train(job, folder)
+            (live if "recipe" in job else train)(job, folder)
     except Problem as problem:
         write(folder / "said", f"{problem.code}: {problem}")
         return problem.code
@@ -194,7 +221,8 @@ def attempt(job: dict[str, Any], folder: Path, harm: dict[str, Any]) -> dict[str
 
     ``harm``: {"rank", "event", "when"} kills a process at a file event; {"rank", "after", "signal"} sends a signal to
     a process (to all where the rank is None) once it has worked for so many processor seconds, which a busy machine
-    does not change, or with "step" instead once that step is taken; {"count": true} counts the events of the first.
+    does not change, or with "step" instead once that step is taken, with "lines" once the trail has so many;
+    {"count": true} counts the events of the first.
     """
     world, port = job.get("world", 1), supervise._free_port()
     acts: dict[int, Counter] = {0: Counter()} if harm.get("count") else {}
@@ -228,6 +256,8 @@ def due(harm: dict[str, Any], children: list[int], folder: Path) -> bool:
     """Whether the moment of the harm has come."""
     if "step" in harm:
         return (folder / "trail").exists() and max(trail(folder), default=0) >= harm["step"]
+    if "lines" in harm:
+        return (folder / "trail").exists() and (folder / "trail").read_text().count("}\n") >= harm["lines"]
     return worked(children[harm["rank"] or 0]) >= harm["after"]
 
 

@@ -7,12 +7,12 @@ import peft
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForSequenceClassification, PreTrainedModel
+from transformers import AutoModelForSequenceClassification, BertConfig, BertForMaskedLM, PreTrainedModel
 
 from didact.batch import Batch
-from didact.errors import DataProblem, Problem
+from didact.errors import DataProblem, Problem, UsageProblem
 from didact.model import lora
-from didact.model.classifier import Classifier, open_classifiers, save_classifier, save_member
+from didact.model.classifier import Classifier, check_classifier, open_classifiers, save_classifier, save_member
 from didact.model.lora import adapted, add
 from didact.model.settings import Lora
 from tests.model.folders import ARCHITECTURES, jolt, tiny, tiny_tokenizer
@@ -134,3 +134,11 @@ def test_peft_reads_the_configuration(tmp_path):
     told = json.loads((tmp_path / "model" / "member-2" / "adapter_config.json").read_text())
     assert (told["task_type"], told["modules_to_save"], told["r"]) == ("SEQ_CLS", ["score"], 6)
     assert told["base_model_name_or_path"] == str(tmp_path / "model")
+
+
+def test_what_cannot_be_saved_is_said_before_anything_is_trained():
+    check_classifier(tiny(), tiny_tokenizer(), [1])
+    with pytest.raises(UsageProblem, match="cannot be left as a classifier that reads the last token"):
+        check_classifier(BertForMaskedLM(BertConfig(hidden_size=8, num_attention_heads=2)), tiny_tokenizer(), [1])
+    with pytest.raises(DataProblem, match="no token that could be padding"):
+        check_classifier(tiny(), tiny_tokenizer(), [0, 1, 2])
