@@ -25,6 +25,7 @@ class Confounds:
     same: int = 0
     longer: list[float] = field(default_factory=list)
     first: list[float] = field(default_factory=list)
+    shown_first: list[float] = field(default_factory=list)
     ordered_by_worth: bool = True
     people: dict[str, int] = field(default_factory=dict)
     liked: list[int] = field(default_factory=list)
@@ -39,7 +40,8 @@ class Confounds:
         self.ordered_by_worth &= values == sorted(values, reverse=True)
         if len(judged) == 1:
             (self.liked if values[0] > 0 else self.others).append(size[0])
-        longer, first = list[bool](), list[bool]()
+        places = [place for place, v in zip(example.places, example.values, strict=False) if v == v]
+        longer, first, shown = list[bool](), list[bool](), list[bool]()
         for one, other in combinations(range(len(judged)), 2):
             better, worse = (one, other) if values[one] > values[other] else (other, one)
             if values[one] == values[other]:
@@ -48,13 +50,18 @@ class Confounds:
                 self.same += 1
             else:
                 first.append(better < worse)
+                shown += [places[better] < places[worse]] if places else []
                 longer += [size[better] > size[worse]] if size[better] != size[worse] else []
         self.pairs += len(first)
         self.first += [fmean(first)] if first else []
+        self.shown_first += [fmean(shown)] if shown else []
         self.longer += [fmean(longer)] if longer else []
 
     def facts(self) -> dict[str, Any]:
-        """Counts, and rates with Wilson's 95% interval; an order that is that of worth says nothing of place.
+        """Counts, and rates with Wilson's 95% interval.
+
+        Place is that in which people saw the answers; of data that do not know it, that in the data, unless it is the
+        order of worth, which says nothing.
 
         The pairs of one example are not independent, so a rate is a mean over examples. ``same`` are pairs of which one
         was found better though they are the same text: they are no ``pairs``, and teach nothing.
@@ -64,7 +71,9 @@ class Confounds:
         if self.pairs or self.ties or self.same:
             found |= {"pairs": self.pairs, "ties": self.ties, "longer": _rate(self.longer)}
             found |= {"same": self.same} if self.same else {}
-            if not self.ordered_by_worth:
+            if self.shown_first:
+                found["shown_first"] = _rate(self.shown_first)
+            elif not self.ordered_by_worth:
                 found["first"] = _rate(self.first)
         if self.liked or self.others:
             found |= {"liked": len(self.liked), "others": len(self.others), "liked_longer": self._liked_longer()}
@@ -78,13 +87,14 @@ class Confounds:
             said = f"{facts['pairs']:,} pairs of answers to {self.prompts:,} prompts, {self.ties:,} ties{who}"
             said += f"; {self.same:,} more are of one text twice and teach nothing" if self.same else ""
             rates = [f"the longer one won {_said(facts['longer'])}"] if "longer" in facts else []
+            rates += [f"the one shown first {_said(facts['shown_first'])}"] if "shown_first" in facts else []
             rates += [f"the first one {_said(facts['first'])}"] if "first" in facts else []
         else:
             said = f"{self.answers:,} answers, {len(self.liked):,} of them liked{who}"
             rates = []
             if "liked_longer" in facts:
                 rates = [f"a liked one is longer than another in {_said(facts['liked_longer'])}"]
-        swayed = [facts[name] for name in ("longer", "first", "liked_longer") if name in facts]
+        swayed = [facts[name] for name in ("longer", "shown_first", "first", "liked_longer") if name in facts]
         plain = all(rate["low"] <= 0.5 <= rate["high"] for rate in swayed)
         if not rates:
             return [said]

@@ -67,7 +67,8 @@ class Answers:
     """Answers to one prompt and what people thought of each: a higher value is a better answer.
 
     ``prompt`` and each of ``answers`` are text, or messages as of a Conversation. A value is NaN where nobody judged.
-    ``annotator`` is who judged, under a pseudonym; empty where that is not known.
+    ``annotator`` is who judged, under a pseudonym; empty where that is not known. ``places`` are those in which the
+    answers stood before who judged them, from 0 on; empty where that is not known.
     """
 
     where: str
@@ -75,6 +76,7 @@ class Answers:
     answers: tuple[Said, ...]
     values: tuple[float, ...]
     annotator: str = ""
+    places: tuple[int, ...] = ()
 
 
 Example = Document | Conversation | Completion | Texts | Answers

@@ -25,8 +25,13 @@ def conversation(where: str, turns: list[Message], tools: Any, before: Sequence[
     return Conversation(where, tuple(turns), _tools(where, tools), tuple(before))
 
 
-def judged(where: str, prompt: Any, answers: Mapping[str, Any], values: tuple[float, ...], by: Any = None) -> Example:
-    """Answers to a prompt and what they are worth, each text or messages, to the annotator ``by``."""
+def judged(
+    where: str, prompt: Any, answers: Mapping[str, Any], values: tuple[float, ...], by: Any = None, shown: Any = None
+) -> Example:
+    """Answers to a prompt and what they are worth, each text or messages, to the annotator ``by``.
+
+    ``shown`` are the numbers of the answers in the order in which ``by`` saw them.
+    """
     if not answers:
         raise problem(where, "there are no completions", "leave the record out")
     asked = _said(where, "prompt", prompt)
@@ -34,7 +39,18 @@ def judged(where: str, prompt: Any, answers: Mapping[str, Any], values: tuple[fl
     if large := next((value for value in values if abs(value) > LARGEST), None):
         raise problem(where, f"a score of {large:g} is more than a number is kept for", f"stay below {LARGEST:g}")
     who = str(by) if isinstance(by, int) and not isinstance(by, bool) else by
-    return Answers(where, asked, read, values, "" if who is None else filled(where, "annotator", who))
+    places = _places(where, shown, len(read))
+    return Answers(where, asked, read, values, "" if who is None else filled(where, "annotator", who), places)
+
+
+def _places(where: str, shown: Any, count: int) -> tuple[int, ...]:
+    """The place of each answer."""
+    if shown is None:
+        return ()
+    order = [number for number in items(where, "shown", shown) if type(number) is int]
+    if sorted(order) != list(range(count)) or len(order) != len(shown):
+        raise problem(where, f"shown does not name each of the {count} answers once", "give their numbers, from 0 on")
+    return tuple(order.index(number) for number in range(count))
 
 
 def opens(answer: Any) -> bool:

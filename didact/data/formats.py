@@ -118,11 +118,16 @@ def related(where: str, first: Any, second: Any, relation: Any) -> Example:
     return Texts(where, texts, ("text", "text"), float(RELATIONS.index(relation)))
 
 
-def preference(where: str, prompt: Any, chosen: Any, rejected: Any, annotator: Any = None) -> Example:
-    """A prompt, an answer to it, and a worse one; ``annotator`` is who said so. Answers may be whole chats."""
+def preference(
+    where: str, prompt: Any, chosen: Any, rejected: Any, annotator: Any = None, shown: Any = None
+) -> Example:
+    """A prompt, an answer to it, and a worse one; ``annotator`` is who said so. Answers may be whole chats.
+
+    ``shown`` is ``[0, 1]`` where the better one was seen first, else ``[1, 0]``.
+    """
     if opens(chosen) and opens(rejected):
         return whole_chats(where, chosen, rejected, annotator)
-    return judged(where, prompt, {"chosen": chosen, "rejected": rejected}, (1.0, 0.0), annotator)
+    return judged(where, prompt, {"chosen": chosen, "rejected": rejected}, (1.0, 0.0), annotator, shown)
 
 
 def whole_chats(where: str, chosen: Any, rejected: Any, annotator: Any = None) -> Example:
@@ -147,14 +152,17 @@ def sharegpt_preference(where: str, conversations: Any, chosen: Any, rejected: A
     return judged(where, system_turn(where, system) + prompt, both, (1.0, 0.0))
 
 
-def ranked(where: str, prompt: Any, completions: Any, ranking: Any, annotator: Any = None) -> Example:
-    """Answers to a prompt, and their numbers in groups, the best group first."""
+def ranked(
+    where: str, prompt: Any, completions: Any, ranking: Any, annotator: Any = None, shown: Any = None
+) -> Example:
+    """Answers to a prompt, and their numbers in groups, the best group first; in the order ``shown``, too."""
     answers = items(where, "completions", completions)
     groups = [items(where, f"ranking[{i}]", group) for i, group in enumerate(items(where, "ranking", ranking))]
     place = {number: i for i, group in enumerate(groups) for number in group if type(number) is int}
     if sum(map(len, groups)) != len(answers) or place.keys() != set(range(len(answers))):
         raise problem(where, f"the ranking does not name each of the {len(answers)} completions once")
-    return judged(where, prompt, _named(answers), tuple(-float(place[i]) for i in range(len(answers))), annotator)
+    values = tuple(-float(place[i]) for i in range(len(answers)))
+    return judged(where, prompt, _named(answers), values, annotator, shown)
 
 
 def listed_scores(where: str, prompt: Any, completions: Any, scores: Any, annotator: Any = None) -> Example:

@@ -44,4 +44,5 @@ def _judged(example: Answers) -> Answers:
         raise DataProblem(
             "kto learns from thumbs, and this is a rating or a ranking", where=example.where, remedy=remedy
         )
-    return replace(example, answers=tuple(said for said, _ in kept), values=tuple(value for _, value in kept))
+    answers, values = tuple(said for said, _ in kept), tuple(value for _, value in kept)
+    return replace(example, answers=answers, values=values, places=())

@@ -70,15 +70,21 @@ def _text(said: Said, number: int | None) -> str:
 
 def preferences(said: Said) -> Iterator[Line]:
     """``prompt``, ``chosen``, ``rejected``: each two answers ranked apart, and each edit over what it replaces."""
-    found: list[tuple[str, str]] = []
+    found: list[tuple[str, str, Line]] = []
     if isinstance(said.judgement, Ranking):
-        ranked = pairs(said.judgement.ranking)
-        found = [(_text(said, better), _text(said, worse)) for better, worse, tied in ranked if not tied]
+        ranked = [(better, worse) for better, worse, tied in pairs(said.judgement.ranking) if not tied]
+        found = [(_text(said, better), _text(said, worse), _shown(said, better, worse)) for better, worse in ranked]
     elif isinstance(said.judgement, Edit):
-        found = [(said.judgement.text, _text(said, said.judgement.candidate))]
-    for chosen, rejected in found:
+        found = [(said.judgement.text, _text(said, said.judgement.candidate), {})]
+    for chosen, rejected, shown in found:
         if chosen and rejected and chosen != rejected:
-            yield {"prompt": _prompt(said), "chosen": _answer(chosen), "rejected": _answer(rejected)}
+            yield {"prompt": _prompt(said), "chosen": _answer(chosen), "rejected": _answer(rejected), **shown}
+
+
+def _shown(said: Said, *numbers: int) -> Line:
+    """``shown``: the places in a line of what it has of the candidates, in the order they were seen, where known."""
+    order = said.exchange.shown
+    return {"shown": sorted(range(len(numbers)), key=lambda i: order.index(numbers[i]))} if order else {}
 
 
 def kto(said: Said) -> Iterator[Line]:
@@ -99,7 +105,8 @@ def rankings(said: Said) -> Iterator[Line]:
         texts = [_text(said, number) for number in range(len(said.exchange.candidates))]
         if len(texts) > 1 and all(texts):
             groups = [list(group) for group in said.judgement.ranking]
-            yield {"prompt": _prompt(said), "completions": [_answer(text) for text in texts], "ranking": groups}
+            about = {"completions": [_answer(text) for text in texts], "ranking": groups}
+            yield {"prompt": _prompt(said), **about, **_shown(said, *range(len(texts)))}
 
 
 def sft(said: Said) -> Iterator[Line]:
@@ -188,21 +195,22 @@ def _read(line: Line) -> tuple[Exchange, Line]:
     """An exchange and the fields of the judgement on it."""
     match line:
         case {"prompt": prompt, "chosen": chosen, "rejected": rejected}:
-            return _exchange(prompt, chosen, rejected), {"kind": "ranking", "ranking": [[0], [1]]}
+            return _exchange(line, prompt, chosen, rejected), {"kind": "ranking", "ranking": [[0], [1]]}
         case {"prompt": prompt, "completions": list(completions), "ranking": ranking}:
-            return _exchange(prompt, *completions), {"kind": "ranking", "ranking": ranking}
+            return _exchange(line, prompt, *completions), {"kind": "ranking", "ranking": ranking}
         case {"prompt": prompt, "completion": completion, "label": label}:
-            return _exchange(prompt, completion), {"kind": "thumb", "up": label}
+            return _exchange(line, prompt, completion), {"kind": "thumb", "up": label}
         case {"prompt": prompt, "completion": completion, "rating": rating}:
-            return _exchange(prompt, completion), {"kind": "rating", "rating": rating}
+            return _exchange(line, prompt, completion), {"kind": "rating", "rating": rating}
         case {"messages": [*prompt, {"role": "assistant", "content": text}]}:
-            return _exchange(prompt), {"kind": "edit", "text": text, "candidate": None}
+            return _exchange(line, prompt), {"kind": "edit", "text": text, "candidate": None}
     raise _Odd(f"fields {', '.join(sorted(line)) or '(none)'} are of no known format")
 
 
-def _exchange(prompt: Any, *answers: Any) -> Exchange:
+def _exchange(line: Line, prompt: Any, *answers: Any) -> Exchange:
     turns = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else prompt
-    return Exchange.model_validate({"prompt": turns, "candidates": [_said(answer) for answer in answers]})
+    about = {"candidates": [_said(answer) for answer in answers], "shown": line.get("shown") or []}
+    return Exchange.model_validate({"prompt": turns, **about})
 
 
 def _said(answer: Any) -> Line:

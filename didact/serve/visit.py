@@ -65,15 +65,22 @@ class Client:
 
     def _sent(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str], where: str) -> bytes:
         try:
-            self.connection.request(method, path, body, headers)
-            response = self.connection.getresponse()
-            found = response.read()
-        except (OSError, http.client.HTTPException) as error:
-            what, remedy = f"the crowd's server cannot be asked ({error!r})", "run it again, it goes on from here"
-            raise ResourceProblem(what, where=where, remedy=remedy) from error
-        if response.status == http.HTTPStatus.OK:
+            status, found = self._tried(method, path, body, headers)
+        except (OSError, http.client.HTTPException):  # a server closes what was silent for long
+            self.connection.close()
+            try:
+                status, found = self._tried(method, path, body, headers)
+            except (OSError, http.client.HTTPException) as error:
+                what, remedy = f"the crowd's server cannot be asked ({error!r})", "run it again, it goes on from here"
+                raise ResourceProblem(what, where=where, remedy=remedy) from error
+        if status == http.HTTPStatus.OK:
             return found
-        raise _refused(response.status, found, where)
+        raise _refused(status, found, where)
+
+    def _tried(self, method: str, path: str, body: bytes | None, headers: Mapping[str, str]) -> tuple[int, bytes]:
+        self.connection.request(method, path, body, headers)
+        response = self.connection.getresponse()
+        return response.status, response.read()
 
 
 def _refused(status: int, found: bytes, where: str) -> Problem:

@@ -68,12 +68,17 @@ def test_the_fields_formats(filled):
     assert bare(filled, "kto") == [{"prompt": ASKED, "completion": told("three"), "label": False}]
     assert bare(filled, "ratings") == [{"prompt": ASKED, "completion": told("one"), "rating": 5}]
     assert bare(filled, "rankings") == [
-        {"prompt": ASKED, "completions": [told("one"), told("two"), told("three")], "ranking": [[2], [0, 1]]}
+        {
+            "prompt": ASKED,
+            "completions": [told("one"), told("two"), told("three")],
+            "ranking": [[2], [0, 1]],
+            "shown": [0, 1, 2],
+        }
     ]
     assert bare(filled, "preferences") == [
-        {"prompt": ASKED, "chosen": told("three"), "rejected": told("one")},
-        {"prompt": ASKED, "chosen": told("three"), "rejected": told("two")},
-        {"prompt": ASKED, "chosen": told("four"), "rejected": told("two")},
+        {"prompt": ASKED, "chosen": told("three"), "rejected": told("one"), "shown": [1, 0]},
+        {"prompt": ASKED, "chosen": told("three"), "rejected": told("two"), "shown": [1, 0]},
+        {"prompt": ASKED, "chosen": told("four"), "rejected": told("two")},  # nobody saw the two beside each other
     ]
     assert list(lines(filled, "sft")) == [{"messages": ASKED + told("four")}]
 

@@ -15,6 +15,8 @@ from didact.errors import DataProblem, ResourceProblem, UsageProblem
 from didact.feedback.records import Exchange
 from didact.feedback.store import Store
 from didact.serve import here
+from didact.serve.engine import Engine
+from didact.serve.state import State
 from didact.serve.visit import Client
 from tests.battery.base import chats
 from tests.run.test_crowd import CROWD, left
@@ -156,6 +158,16 @@ def test_what_the_server_refuses_is_one_line(asked):
     ) as no:
         asked.run("crowd.max_new_tokens=500")
     assert "\n" not in str(no.value)
+
+
+def test_a_connection_that_was_silent_for_long_is_opened_again(tmp_path):
+    with Store.open(str(tmp_path / "s.sqlite")) as store, here.serving(State(Engine(), {}, store=store)) as port:
+        client = Client(port)
+        for _ in range(2):
+            assert client.get("/v1/models")
+            client.connection.sock.shutdown(socket.SHUT_RDWR)
+    with pytest.raises(ResourceProblem, match=r"x: the crowd's server cannot be asked .*; run it again"):
+        client.post("/feedback/exchanges", {}, "x")
 
 
 def test_a_server_that_fails_is_one_line(asked, monkeypatch):
