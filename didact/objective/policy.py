@@ -29,6 +29,7 @@ from didact.rng import Rng
 PLACED = ("behaviour", "reference", "advantage", "value_old", "return")  # columns that stand where a token stands
 BY_TOKEN = ("kl", "approx_kl", "entropy", "ratio", "clip_fraction")  # what is measured a token,
 BY_ANSWER = ("kl_answer", "length", "finished", "no_signal", "reward", "distinct", "mismatch")  # and an answer
+FARTHEST = 20.0  # nats: any clip is far within
 BOUND = {"bound": "by the stage, not by a recipe"}
 
 
@@ -195,7 +196,7 @@ class Policy(Objective):
         """What ``loss`` returns, of hidden states [B, T, D]."""
         logprob = model.logprob(hidden, batch.target, batch.asked, temperature=self.temperature)
         gap = (logprob - batch.behaviour) * batch.asked
-        ratio = RATIOS[self.ratio](gap, batch).exp()
+        ratio = RATIOS[self.ratio](gap, batch).clamp(-FARTHEST, FARTHEST).exp()  # of infinity, nothing is left
         clipped = ratio.clamp(1 - self.clip, 1 + self.high)
         surrogate = -torch.minimum(ratio * batch.advantage, clipped * batch.advantage)
         if self.kl == "loss" and self.beta > 0:

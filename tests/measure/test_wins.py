@@ -53,6 +53,14 @@ def test_winning_always_is_not_certain():
     assert same == found
 
 
+@pytest.mark.parametrize("count", [1, 5, 20])
+def test_a_few_prompts_all_won_prove_little(count):
+    """Drawn anew they are all won again: the bootstrap alone would be certain."""
+    found = win_rate([1.0] * count, [(10, 10)] * count)
+    assert found.controlled_low <= found.low + 0.02
+    assert found.controlled_low < found.controlled < found.controlled_high
+
+
 def test_two_models_exchanged_exchange_their_rates():
     wins, lengths = drawn(1, skill=0.4, length=1.0)
     ours = win_rate(wins, lengths)

@@ -265,6 +265,18 @@ def test_what_is_measured():
     assert 0 < found["clip_fraction"] < 1
 
 
+@pytest.mark.parametrize("ratio", ["token", "mean", "whole"])
+def test_a_policy_that_is_far_off_gives_numbers(ratio):
+    """A ratio of infinity times an advantage of zero would be none."""
+    scene, objective = Scene(), Policy(ratio=ratio).acting(LONGEST, 1.0, ())
+    scene.old = scene.old - 200 * scene.mask
+    worth = torch.zeros_like(scene.old)
+    worth[1:] = -1.0
+    model, batch = scene.rows(objective, worth)
+    ready = objective.prepare(model, batch, Rng(0, 0))
+    assert objective.loss(model, ready)["policy"].isfinite().all()
+
+
 def test_without_a_baseline_of_the_group_equal_rewards_are_no_lack_of_signal():
     """A critic, or a reward that has no baseline, learns from one answer to a prompt as well."""
     scene = Scene()
