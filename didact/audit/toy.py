@@ -93,6 +93,6 @@ def toy_acted(batch: Batch, near: Tensor | None = None) -> Batch:
     each = torch.ones_like(batch["score"])
     return batch.with_(
         **{name: column * chosen for name, column in columns.items()},  # pyrefly: ignore[bad-argument-type]
-        **dict.fromkeys(("finished", "distinct", "mismatch"), each),  # pyrefly: ignore[bad-argument-type]
+        **dict.fromkeys(("finished", "distinct", "mismatch", "explained_variance"), each),  # pyrefly: ignore[bad-argument-type]
         beta=torch.full((batch.size,), 0.1, device=token.device),
     )

@@ -1,5 +1,7 @@
 """A transformers model as objectives and samplers see it: hidden states, and log-probabilities where they count."""
 
+from __future__ import annotations
+
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, cast
@@ -30,6 +32,7 @@ class Model(nn.Module):
         self.encoder = encoder.encodes(net.config)
         self.first_position = encoder.first_position(net.config.model_type, net.config.pad_token_id)
         self.heads = nn.ModuleDict()  # an objective's own, by name; see ``heads``
+        self.critic: Model | None = None  # a network of its own for what is expected; see ``value``
         self.everyone: Callable[[Tensor], Tensor] = _mine  # what gathers rows over processes; the engine sets it
 
     def add_heads(self, wanted: Mapping[str, int | Head], seed: int = 0) -> None:
@@ -55,6 +58,21 @@ class Model(nn.Module):
             raise UsageProblem(f"this model has no head {name!r}", remedy="train it with the objective that has it")
         linear = cast(nn.Linear, self.heads[name])
         return nn.functional.linear(hidden.float(), linear.weight.float(), linear.bias.float())
+
+    def value(self, batch: Batch, hidden: Tensor | None = None) -> Tensor:
+        """What is expected at each token, fp32 [B, T]: by the critic, or else the head ``value``.
+
+        The head reads ``hidden``, which is made of the batch where it is not given.
+        """
+        if self.critic is not None:
+            return self.critic.value(batch)
+        return self.head("value", self.hidden(batch) if hidden is None else hidden)[..., 0]
+
+    def add_critic(self, critic: Model) -> None:
+        """Another network with a head ``value`` takes the place of this one's."""
+        self.critic = critic
+        if "value" in self.heads:
+            del self.heads["value"]
 
     def gather(self, rows: Tensor) -> Tensor:
         """The rows [N, ...] of all processes, this one's first; gradients flow back to their owners."""
@@ -83,9 +101,10 @@ class Model(nn.Module):
 
     def outer(self) -> list[nn.Parameter]:
         """Parameters of the embeddings and the head: what Muon leaves to AdamW."""
-        tables = [module for module in self.net.modules() if isinstance(module, nn.Embedding)]
+        tables = [module for module in self.modules() if isinstance(module, nn.Embedding)]
+        heads = [module.heads for module in self.modules() if isinstance(module, Model)]
         head = [cast(nn.Module, self.decoder)] if self.predicts else []
-        return list({id(p): p for module in (*tables, *head, self.heads) for p in module.parameters()}.values())
+        return list({id(p): p for module in (*tables, *head, *heads) for p in module.parameters()}.values())
 
     @property
     def predicts(self) -> bool:

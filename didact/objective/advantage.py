@@ -84,6 +84,12 @@ def whiten(x: Tensor, mask: Tensor, keep_mean: bool = False, eps: float = 1e-8) 
     return (found + mean) * mask if keep_mean else found
 
 
+def explained_variance(value: Tensor, gain: Tensor, mask: Tensor) -> float:
+    """1 - Var(R - V) / Var(R): 1 for a critic that knew the returns, 0 for one that knew nothing of them."""
+    spread = [float(one[mask].double().var(correction=0)) for one in (gain - value, gain)]
+    return 1 - spread[0] / spread[1] if spread[1] > 1e-12 else 0.0
+
+
 # --- how far two policies are apart, from the log-probabilities of what the first one did ---------------------------
 
 

@@ -57,6 +57,10 @@ class LanguageModel(Protocol):
         """What the objective's own head ``name`` makes of hidden states [..., D]: fp32 [..., outputs]."""
         ...
 
+    def value(self, batch: Batch, hidden: Tensor) -> Tensor:
+        """What is expected at each token, fp32 [B, T]; ``hidden`` is what the network made of the batch."""
+        ...
+
 
 @dataclass(frozen=True)
 class Teacher:

@@ -4,7 +4,8 @@ The batch holds prompts with sampled answers (see ``Batch``). Of each token, in 
 log-probability with which it was sampled, ``reference``, that of the model the stage started from, and ``advantage``; a
 critic's also ``value_old`` and ``return``. Where a token was not chosen by the model these are 0. Of each answer it has
 its ``score``, the same of each source (``reward/NAME``), whether it ``finished``, and, to be looked at, how
-``distinct`` its prompt's answers are and how far the sampler was off (``mismatch``); of each row ``beta``, the weight
+``distinct`` its prompt's answers are, how far the sampler was off (``mismatch``) and how well a critic knew what was to
+come (``explained_variance``); of each row ``beta``, the weight
 of KL. Where groups without signal were replaced, ``reward``, ``reward/NAME`` and ``no_signal`` are means of all that
 was drawn.
 """
@@ -303,8 +304,8 @@ class ReinforcePp(Policy):
 class Ppo(Policy):
     """With a critic of its own (Schulman et al. 2017, arXiv:1707.06347; details as in arXiv:2403.17031).
 
-    The head ``value`` learns max((v - R)^2, (v clipped to value_clip of what it was - R)^2) / 2, times ``vf``; A is
-    GAE's, of ``gamma`` and ``lam``.
+    The critic, a head ``value`` or a network of its own, learns max((v - R)^2, (v clipped to value_clip of what it was
+    - R)^2) / 2, times ``vf``; A is GAE's, of ``gamma`` and ``lam``.
     """
 
     critic: ClassVar[bool] = True
@@ -320,13 +321,16 @@ class Ppo(Policy):
     gamma: float = 1.0
     lam: float = 0.95
 
+    def _named(self) -> list[str]:
+        return [*super()._named(), "explained_variance"]
+
     def advantages(self, reward: Tensor, value: Tensor, mask: Tensor) -> Tensor:
         """Generalised advantage estimation."""
         return gae(reward, value, mask, self.gamma, self.lam)
 
     def terms(self, model: LanguageModel, hidden: Tensor, batch: Batch) -> dict[str, Tensor]:
         """{policy: [B, A], value: [B, T]}, and what is measured."""
-        value, old, gain = model.head("value", hidden)[..., 0], batch.value_old, batch["return"]
+        value, old, gain = model.value(batch, hidden), batch.value_old, batch["return"]
         near = old + (value - old).clamp(-self.value_clip, self.value_clip)
         error = torch.maximum((value - gain).square(), (near - gain).square())
         return super().terms(model, hidden, batch) | {"value": self.vf * error / 2}

@@ -16,7 +16,8 @@ class Reinforce(Learning):
 
     ``data`` are prompts: records of ``prompt`` (text or messages) or ``messages``, with what the rewards read beside
     them. ``batch_size`` and ``micro_batch_size`` count prompts with all their answers, ``epochs`` passes over the
-    prompts. The learning rate is 1e-6, or 1e-5 when a LoRA is trained.
+    prompts. The learning rate is 1e-6, or 1e-5 when a LoRA is trained. ``critic`` is a reward model, what a ``reward``
+    stage left or ``hub:org/name``, as which a network for PPO's values begins; else these are a head on the model.
     """
 
     kind = "reinforce"
@@ -24,6 +25,7 @@ class Reinforce(Learning):
     objective: ObjectiveSpec | None = usual("grpo")
     rewards: Rewards
     rollout: Rollout = Rollout()
+    critic: str | None = Field(default=None, min_length=1, description="reward model that PPO's values begin as")
     force: bool = Field(default=False, description="learn from a reward model that is no better than chance")
     batch_size: int = Field(default=8, gt=0, description="prompts in a step")
     forgetting: bool = True
@@ -40,4 +42,7 @@ class Reinforce(Learning):
 
     def inputs(self) -> dict[tuple[str | int, ...], Data]:
         """All data this stage reads, by where in the stage it is said; what its rewards read, too."""
-        return super().inputs() | {("rewards", *at): data for at, data in read_by(self.rewards).items()}
+        own = self.critic is not None and not self.critic.startswith("hub:")
+        critic = {("critic",): Data.model_validate(self.critic)} if own else {}
+        rewards = {("rewards", *at): data for at, data in read_by(self.rewards).items()}
+        return super().inputs() | critic | rewards

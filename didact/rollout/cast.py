@@ -29,6 +29,7 @@ class Cast:
         self.start: Model | None = None
         if not adapts:
             self.start = frozen(deepcopy(model) if self.copy is None else whole().to(mesh.device))
+            self.start.critic = None
 
     def actor(self) -> Model:
         """The model of this moment; every process calls it."""
@@ -81,11 +82,11 @@ def read(model: Model, batch: Batch, temperature: float, rows: int) -> Tensor:
 
 @torch.no_grad()
 def values(model: Model, batch: Batch, rows: int) -> Tensor:
-    """What the head ``value`` expects before each trained token, in the token's place, on the CPU [B, T]."""
+    """What the critic expects before each trained token, in the token's place, on the CPU [B, T]."""
     found = []
     for part in _parts(model, batch, rows):
-        asked = next_token(part)[1]
-        found.append(torch.roll(model.head("value", _hidden(model, part))[..., 0] * asked, 1, dims=1).cpu())
+        expected = model.value(part.with_(reach=causal_reach(part))) * next_token(part)[1]
+        found.append(torch.roll(expected, 1, dims=1).cpu())
     return torch.cat(found)
 
 
@@ -99,11 +100,8 @@ def _parts(model: Model, batch: Batch, rows: int) -> Iterator[Batch]:
         model.train(training)
 
 
-def _hidden(model: Model, part: Batch) -> Tensor:
-    return model.hidden(part.with_(reach=causal_reach(part)))
-
-
 def _logprob(model: Model, part: Batch, temperature: float) -> Tensor:
     target, asked = next_token(part)
-    found = model.logprob(_hidden(model, part), target, asked, temperature=temperature)
+    hidden = model.hidden(part.with_(reach=causal_reach(part)))
+    found = model.logprob(hidden, target, asked, temperature=temperature)
     return torch.roll(found, 1, dims=1).cpu()

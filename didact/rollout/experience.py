@@ -108,7 +108,8 @@ class Experience:
         one: dict[str, Any] = row(longest, [Completion(0, [0] * size, [0.0] * size)] * group)
         columns = ["reference", "advantage", *(("value_old", "return") if self.objective.critic else ())]
         one |= {name: np.zeros_like(one["behaviour"]) for name in columns}
-        measured = ("no_signal", "reward") if self.objective.max_num_gen_batches > 1 else ()
+        measured = ["no_signal", "reward"] if self.objective.max_num_gen_batches > 1 else []
+        measured += ["explained_variance"] if self.objective.critic else []
         sources = (f"reward/{name}" for name in self.objective.sources)
         one |= {name: np.zeros(group, np.float32) for name in ("score", "mismatch", "distinct", *sources, *measured)}
         return stacked([one | {"beta": np.float32(0), "row": np.int64(0)}])

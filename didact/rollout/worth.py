@@ -7,7 +7,7 @@ import torch
 
 from didact.batch import Batch
 from didact.data.stack import stacked
-from didact.objective.advantage import informative
+from didact.objective.advantage import explained_variance, informative
 from didact.objective.policy import Policy
 from didact.rollout.decoder import Completion
 from didact.rollout.environment import Episode
@@ -40,6 +40,8 @@ def judged(objective: Policy, rows: Sequence[Columns], beta: float, after: int) 
     batch = batch.with_(beta=torch.full((batch.size,), beta), advantage=placed(advantage, where, batch))
     if objective.critic:
         batch["return"] = placed(gain, where, batch)
+        known = explained_variance(value, gain, mask)
+        batch["explained_variance"] = torch.full(batch.of.shape, known)
     kl = float(((taken["behaviour"] - taken["reference"]) * mask).sum() / len(mask))
     return Phase(batch, {"beta": beta, "kl": kl, "answers": len(mask), "next": after})
 

@@ -3,11 +3,16 @@
 import math
 from collections.abc import Callable, Sequence
 
+import torch
+from transformers import PreTrainedTokenizerFast
+
 from didact.data.pieces import Counts
 from didact.data.source import examples
 from didact.engine.step import Source
 from didact.errors import UsageProblem
+from didact.model.classifier import open_classifiers
 from didact.model.model import Model
+from didact.model.tune import apply
 from didact.objective.policy import Policy
 from didact.recipe.learning import Learning, TaskSpec
 from didact.recipe.reinforcing import Reinforce
@@ -16,6 +21,7 @@ from didact.rollout.environment import environment
 from didact.rollout.experience import Experience, Setting
 from didact.rollout.prompts import fitting, prompt
 from didact.rollout.reward.base import Answered
+from didact.rollout.reward.model import Model as Said
 from didact.run.folder import StageFolder
 from didact.run.ground import Ground
 from didact.run.rewards import Shelf, Weighed, weighed
@@ -34,6 +40,9 @@ def acting(
 ) -> tuple[Source, Counts, int]:
     """The task's source, what its prompts are, and how many steps they last; ``whole`` makes the starting model."""
     assert isinstance(stage, Reinforce)  # foreseen
+    if stage.critic and not objective.critic:
+        what = f"{task.objective.name} has no critic"
+        raise UsageProblem(what, where=stage.name, remedy="leave critic out, or use the objective ppo")
     model.check_writes()
     found = [one for source in examples(task.data, ground.outputs, stage.seed) for one in source.records()]
     rollout = stage.rollout
@@ -65,6 +74,32 @@ def acting(
     read = sum(len(one.tokens) for one in kept)
     counts = Counts(documents=len(found), tokens=read, pieces=len(kept), dropped_overlong=longer)
     return Source(task.name, objective, stream, task), counts, steps(stage, stream)
+
+
+def critic(stage: Learning, ground: Ground, tokenizer: PreTrainedTokenizerFast, dtype: torch.dtype) -> Model | None:
+    """The network for the values of a stage that names a reward model, as which it begins; tuned as the stage says.
+
+    It expects what that model says as often as the rewards count it. Raises UsageProblem for a reward model that reads
+    other tokens.
+    """
+    if not isinstance(stage, Reinforce) or stage.critic is None:
+        return None
+    folder = Shelf(ground).folder(stage.critic.removeprefix("hub:"))
+    opened = open_classifiers(folder, torch.device("cpu"), dtype)[0]
+    if opened.renderer.tokenizer.get_vocab() != tokenizer.get_vocab():
+        what = f"the reward model {stage.critic} reads other tokens than the model it is to be the critic of"
+        raise UsageProblem(what, where=stage.name, remedy="name a reward model that was trained from the same model")
+    model = opened.model
+    counted = [one.weight for one in stage.rewards if isinstance(one, Said) and one.path == stage.critic]
+    model.heads["value"] = model.heads.pop("reward")
+    with torch.no_grad():
+        model.heads["value"].get_parameter("weight").mul_(sum(counted) or 1.0)
+    if stage.tune.what != "head":
+        apply(model.net, stage.tune.model_copy(update={"tokens": ()}), seed=stage.seed)
+    if stage.activation_checkpointing:
+        model.net.gradient_checkpointing_enable({"use_reentrant": False})
+    model.heads.requires_grad_(True)
+    return model
 
 
 def called(rewards: Weighed) -> dict[str, str]:

@@ -33,7 +33,7 @@ from didact.objective.policy import Policy
 from didact.recipe.learning import Learning
 from didact.rollout.cast import without_dropout
 from didact.run import forgetting
-from didact.run.act import acting
+from didact.run.act import acting, critic
 from didact.run.folder import Artifact, StageFolder
 from didact.run.ground import Ground, before_after, check_vocabulary, endings, parts_of
 from didact.text import tokenizer as tokenizers
@@ -144,13 +144,18 @@ def prepared(
     model = Model(net)
     for objective in objectives:
         model.add_heads(objective.heads, stage.seed)
-    if any(objective.judged for objective in objectives):
-        without_dropout(model)
     if ground.model is not None:
         heads.restore(model, ground.model)
+    if expects := critic(stage, ground, tokenizer, stored):
+        model.add_critic(expects)
+        ground.say(f"{stage.name}: the critic begins as the reward model, a network of its own")
+    if any(objective.judged for objective in objectives):
+        without_dropout(model)
     model.to(mesh.device)
     model.check()
     model.train()
+    if model.critic:
+        mesh.shard(model.critic, model.critic.layers, dtype)
     mesh.shard(model, model.layers, dtype)
     ground.say(f"{stage.name}: {tuned.count:,} of {tuned.total:,} parameters train, {str(dtype).split('.')[1]}")
     if tuned.note:
@@ -246,10 +251,12 @@ def whole(
 
 def _begun(stage: Learning, ground: Ground, objectives: Sequence[Objective]) -> Model:
     """The model as the stage found it, whole: what one in training is compared with."""
-    dtype = pick_dtype(stage.precision, ground.mesh.device)
-    model = Model(_net(stage, ground, tokenizer_for(objectives, ground), dtype)[0])
+    dtype, tokenizer = pick_dtype(stage.precision, ground.mesh.device), tokenizer_for(objectives, ground)
+    model = Model(_net(stage, ground, tokenizer, dtype)[0])
     for objective in objectives:
         model.add_heads(objective.heads)
+    if expects := critic(stage, ground, tokenizer, dtype):
+        model.add_critic(expects)
     return model
 
 

@@ -43,7 +43,7 @@ class Shelf:
     def classifiers(self, name: str) -> list[Classifier]:
         """A reward model, and those of its ensemble."""
         device = self.ground.mesh.device
-        members = open_classifiers(self._folder(name), device, pick_dtype("auto", device))
+        members = open_classifiers(self.folder(name), device, pick_dtype("auto", device))
         first = members[0]
         if not self.force:
             trust.check(first.facts, name)
@@ -64,11 +64,12 @@ class Shelf:
         """A language model and what reads text for it; ``self`` is the one that the stage starts from."""
         if name not in self.opened:
             folder = self.ground.model if name == "self" else None
-            self.opened[name] = opened(folder or self._folder(name), self.ground.mesh.device)
+            self.opened[name] = opened(folder or self.folder(name), self.ground.mesh.device)
             self.opened[name][0].eval().requires_grad_(False)
         return self.opened[name]
 
-    def _folder(self, name: str) -> Path:
+    def folder(self, name: str) -> Path:
+        """A model's folder, by what a recipe calls it."""
         return self.ground.outputs.get(name) or find_model(name, self.ground.cache, self.ground.say)
 
 

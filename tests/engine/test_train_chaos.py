@@ -27,6 +27,7 @@ JOBS = {  # two tasks of different weight, six epochs' borders, dropout on
     "linked-bf16": {"steps": 9, "training": TRAINING, "linked": True, "dtype": "bfloat16"},
     "policy": {"steps": 9, "training": {**TRAINING, "micro_batch_size": 2}, "policy": True},
     "refill": {"steps": 9, "training": {**TRAINING, "micro_batch_size": 2}, "policy": "refill"},
+    "critic": {"steps": 9, "training": {**TRAINING, "micro_batch_size": 2}, "policy": "critic"},
     "rolled-back": {"steps": 9, "training": TRAINING, "tasks": 1, "poison": [4, 8, 12]},
 }
 

@@ -46,7 +46,7 @@ from didact.run import learn, reward
 from didact.run.folder import run_folder
 from didact.run.life import Life
 from tests.engine.chaos import Counter, Killer, events
-from tests.rollout.scene import toy_experience
+from tests.rollout.scene import toy_critic, toy_experience
 from tests.toy import toy_model, toy_pairs, toy_parts, toy_stream, toy_vocabulary
 
 REPOSITORY = Path(__file__).parents[2]
@@ -94,10 +94,14 @@ def train(job: dict[str, Any], folder: Path) -> None:
         if job.get("lora"):
             lora.add(model.net, Lora(rank=4, dropout=job.get("dropout", 0.0)))
         model.add_heads(Linked.heads if job.get("linked") else Ppo.heads if job.get("policy") else {})
+        if job.get("policy") == "critic":
+            model.add_critic(toy_critic())
         return model
 
     model = fresh()
     model.train()
+    if model.critic:
+        mesh.shard(model.critic, model.critic.layers, dtype)
     mesh.shard(model, model.layers, dtype)
     settings = Training(**{"context": 32, "micro_batch_size": 1, **job.get("training", {})})
     causal = Poisoned()

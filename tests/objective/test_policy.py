@@ -27,7 +27,7 @@ class Told:
     """Stands for a model whose log-probabilities and values are given."""
 
     logp: torch.Tensor
-    value: torch.Tensor
+    worth: torch.Tensor
 
     def hidden(self, batch):
         return batch.token
@@ -35,8 +35,8 @@ class Told:
     def logprob(self, hidden, target, where, **how):
         return self.logp * where
 
-    def head(self, name, hidden):
-        return self.value[..., None]
+    def value(self, batch, hidden):
+        return self.worth
 
 
 class Scene:
@@ -72,6 +72,7 @@ class Scene:
             beta=torch.full((PROMPTS,), objective.beta if beta is None else beta),
             distinct=torch.ones(PROMPTS, GROUP),
             mismatch=torch.zeros(PROMPTS, GROUP),
+            explained_variance=torch.zeros(PROMPTS, GROUP),
         )
         place = torch.zeros(batch.token.shape)
         rows = torch.arange(PROMPTS).repeat_interleave(GROUP)[:, None].expand_as(self.where)[self.mask]

@@ -29,8 +29,8 @@ class Table:
     def logprob(self, hidden, target, where, **how):
         return self.logits.log_softmax(0)[target] * where
 
-    def head(self, name, hidden):
-        return self.worth.expand(*hidden.shape, 1)
+    def value(self, batch, hidden):
+        return self.worth.expand(hidden.shape)
 
 
 def trained(objective, steps=250) -> torch.Tensor:
@@ -50,9 +50,8 @@ def trained(objective, steps=250) -> torch.Tensor:
         columns = {"behaviour": old, "reference": ref, "advantage": advantage, "value_old": value, "return": gain}
         placed = {name: torch.zeros(batch.token.shape).masked_scatter(batch.trained, x) for name, x in columns.items()}
         ones = torch.ones(1, ANSWERS)
-        batch = batch.with_(
-            **placed, score=score, finished=ones, distinct=ones, mismatch=ones, beta=torch.tensor([BETA])
-        )
+        plain = dict.fromkeys(("finished", "distinct", "mismatch", "explained_variance"), ones)
+        batch = batch.with_(**placed, **plain, score=score, beta=torch.tensor([BETA]))
         ready = objective.prepare(table, batch, Rng(0, step))
         losses = objective.loss(table, ready)
         optimizer.zero_grad()

@@ -1,5 +1,6 @@
 """A toy model that answers toy prompts for toy rewards."""
 
+import re
 import zlib
 from pathlib import Path
 
@@ -7,6 +8,7 @@ import torch
 
 from didact.engine.mesh import Mesh
 from didact.model.model import Model
+from didact.objective.base import Head
 from didact.objective.policy import Policy
 from didact.rollout.cast import Cast
 from didact.rollout.experience import Experience, Setting
@@ -34,6 +36,12 @@ def even(one) -> float:
     return sum(number % 2 == 0 for number in numbers) / max(len(numbers), 1)
 
 
+def whole(one) -> float:
+    """The share of even tokens of the prompt and the answer together."""
+    numbers = [int(word) for word in re.findall(r"\d+", one.prompt[0]["content"] + one.answer)]
+    return sum(number % 2 == 0 for number in numbers) / len(numbers)
+
+
 def length(one) -> float:
     """How many tokens."""
     return float(len(one.answer.split()))
@@ -42,6 +50,13 @@ def length(one) -> float:
 def half(one) -> float:
     """Different answers are of different worth to every other prompt; to the others none is worth anything."""
     return (1 + zlib.crc32(one.answer.encode()) / 2**32) * (one.record["number"] % 2)
+
+
+def toy_critic(seed: int = 7) -> Model:
+    """A network for the values, not yet taught anything."""
+    critic = toy_model(seed)
+    critic.add_heads({"value": Head(1, drawn=True)}, seed)
+    return critic
 
 
 def toy_prompts(count: int = 12, seed: int = 0) -> list[Prompt]:
@@ -72,7 +87,8 @@ def toy_experience(
 ) -> Experience:
     """Answers of up to 6 tokens, rewarded for even tokens unless said; their length is measured beside."""
     model = model or toy_model()
-    model.add_heads(objective.heads)
+    if model.critic is None:
+        model.add_heads(objective.heads)
     mesh = mesh or Mesh(torch.device("cpu"))
     how = Rollout(**{"group": 3, "prompts": prompts_a_phase, "max_new_tokens": 6, "slots": 5, **rollout})
     named = [
