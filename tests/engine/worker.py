@@ -128,11 +128,11 @@ def train(job: dict[str, Any], folder: Path) -> None:
         pairs = toy_pairs(batch_size=settings.batch_size, scored=3, **place)
         sources[1] = Source("linked", Linked(), pairs, turn)
     if job.get("policy"):
-        how = {"prompts_a_phase": 8, "epochs": 2, "batch_size": settings.batch_size}
-        objective, reward = (
-            (Dapo(drop_unfinished=False), "half") if job["policy"] == "refill" else (Ppo(target_kl=0.01), "even")
-        )
-        acts = toy_experience(folder, objective, model, mesh=mesh, whole=fresh, reward=reward, **how)
+        how: dict[str, Any] = {"prompts_a_phase": 8, "epochs": 2, "batch_size": settings.batch_size}
+        refill = job["policy"] == "refill"
+        objective = Dapo(baseline="none", drop_unfinished=False) if refill else Ppo(target_kl=0.01)
+        how["reward"] = "half" if refill else "even"
+        acts = toy_experience(folder, objective, model, mesh=mesh, whole=fresh, **how)
         sources[1] = Source("policy", acts.objective, acts, turn)
     wait = job.get("wait", 0.0)
 
