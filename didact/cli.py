@@ -291,6 +291,9 @@ def serve(
         Literal["int8", "int4"] | None, typer.Option(help="Weights of few bits, on CPU; its cost is printed.")
     ] = None,
     embedder: Annotated[str, typer.Option(help="What embeds where the model does not.")] = "all-minilm-l6-v2",
+    weights: Annotated[
+        Path | None, typer.Option(help="A folder; weights in it may be loaded while the server runs.")
+    ] = None,
     device: Device = "auto",
 ) -> None:
     """Serves a model over OpenAI's interface, and a page to talk with it."""
@@ -323,6 +326,7 @@ def serve(
         guard=not no_guard,
         embedder=embedder,
         quantize=quantize,
+        weights=weights,
     )
     serve_model(model, options, say)
 

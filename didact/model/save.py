@@ -57,8 +57,7 @@ def save_model(
         if lone:
             save_adapter(model, fresh, _base_name(model))
         else:
-            _write_model(model, fresh)
-            _write_settings(model, tokenizer, fresh, stops)
+            write_model(model, tokenizer, fresh, stops)
         longest = positions(model.config)
         longest = tokenizer.model_max_length if longest == UNBOUNDED else longest
         tokenizers.save(tokenizer, fresh, longest, template)
@@ -95,9 +94,13 @@ def standard_state(model: PreTrainedModel) -> dict[str, Tensor]:
     return state
 
 
-def _write_model(model: PreTrainedModel, folder: Path) -> None:
+def write_model(
+    model: PreTrainedModel, tokenizer: PreTrainedTokenizerFast, folder: Path, stops: Sequence[int] = ()
+) -> None:
+    """Configuration, safetensors and generation settings, unproven and without a tokenizer; see ``save_model``."""
     with quiet(), _plain_generation(model) if model.can_generate() else nullcontext():
         model.save_pretrained(folder, state_dict=standard_state(model))
+    _write_settings(model, tokenizer, folder, stops)
 
 
 @contextmanager

@@ -18,16 +18,16 @@ class Cast:
     """The model as it answers, and the reference.
 
     ``whole`` makes the model as the stage found it, for processes that each hold a share of the one in training. The
-    reference is that model too, or, where nothing but a LoRA is trained, the model without it.
+    reference is that model too, or, where nothing but a LoRA is trained (``adapts``), the model without it.
     """
 
     def __init__(self, model: Model, mesh: Mesh, whole: Callable[[], Model]):
         self.model, self.mesh = model, mesh
         self.copy = None if mesh.size == 1 else frozen(whole().to(mesh.device))
         trained = [name for name, weight in model.net.named_parameters() if weight.requires_grad]
-        adapts = bool(trained) and all("lora_A" in name or "lora_B" in name for name in trained)
+        self.adapts = bool(trained) and all("lora_A" in name or "lora_B" in name for name in trained)
         self.start: Model | None = None
-        if not adapts:
+        if not self.adapts:
             self.start = frozen(deepcopy(model) if self.copy is None else whole().to(mesh.device))
             self.start.critic = None
 

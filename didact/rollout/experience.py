@@ -28,6 +28,7 @@ from didact.rollout.decoder import Completion
 from didact.rollout.environment import Environment, Episode, play
 from didact.rollout.phase import Phase, forget, keep, kept, needed
 from didact.rollout.prompts import Prompt
+from didact.rollout.push import Push
 from didact.rollout.refill import filled
 from didact.rollout.remote import Engine
 from didact.rollout.reward.base import Answered
@@ -88,6 +89,7 @@ class Experience:
         self.folder = setting.folder / "rollouts"
         far = setting.rollout.url
         self.engine = Engine(setting.rollout, renderer.decode, renderer.stops, setting.context) if far else None
+        self.push = Push(setting.rollout, setting.folder, renderer) if setting.rollout.push else None
         self.order = lru_cache(maxsize=2)(self._order)
 
     def start(self, cursor: int) -> Iterator[tuple[Batch, int]]:
@@ -121,7 +123,11 @@ class Experience:
         if found is not None:
             return found
         beta, first = self._begins(number)
-        draw, rounds = partial(self._groups, self.cast.actor()), self.objective.max_num_gen_batches
+        actor = self.cast.actor()
+        if self.push and self.mesh.main:
+            self.push(actor, self.cast.adapts, number)
+        self.mesh.barrier()
+        draw, rounds = partial(self._groups, actor), self.objective.max_num_gen_batches
         groups, drawn = filled(draw, lambda one: tells(one[0]), first, self.size, rounds)
         phase = judged(self.objective, [columns for columns, _ in groups], beta, first + len(drawn))
         if rounds > 1:

@@ -1,22 +1,21 @@
 """Answers from an engine behind a URL, such as vLLM or ``didact serve``: tokens as they were drawn, never spelled."""
 
 import json
-import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Collection, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
+from urllib.error import HTTPError
 
 from didact.engine.step import Interrupted
 from didact.errors import ResourceProblem, UsageProblem
 from didact.rollout.decoder import Completion
 from didact.rollout.settings import Rollout, Sampling
 from didact.rollout.text import Decode, Unrolled
+from didact.rollout.wire import posted
 
-PATIENCE = 600  # seconds for an answer
 FOREIGN = 1.0  # nats a token: farther apart it is another model, not an older one
-PLAIN = {"top_k": 0, "min_p": 0, "repetition_penalty": 1}  # nothing but the temperature, whatever the server's defaults
+SAME = 0.1  # nats a token: farther apart than bf16 explains, these are not the weights that it was sent
+PLAIN = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}  # nothing cut off, whatever the server's defaults
 
 
 class Engine:
@@ -30,7 +29,7 @@ class Engine:
         assert rollout.url
         self.where, self.model, self.slots = f"{rollout.url.rstrip('/')}/completions", rollout.model, rollout.slots
         self.decode, self.stops, self.longest = decode, frozenset(stops), longest
-        self.compared = False
+        self.pushed, self.compared = rollout.push is not None, False
 
     def answers(
         self,
@@ -58,11 +57,16 @@ class Engine:
 
         Raises UsageProblem where it must be another model.
         """
-        if not apart <= FOREIGN:
-            what = f"the engine is {apart:.3g} nats a token from the model in training, more than {FOREIGN:g}"
-            raise UsageProblem(what, where=self.where, remedy="load this run's newest weights into it, or mend model")
+        bound = SAME if self.pushed else FOREIGN
+        if not apart <= bound:
+            what = f"the engine is {apart:.3g} nats a token from the model in training, more than {bound:g}"
+            remedy = "load this run's newest weights into it, or mend model"
+            if self.pushed:
+                remedy = "it was sent these very weights: see that it serves them, in bf16 at least, and no older ones"
+            raise UsageProblem(what, where=self.where, remedy=remedy)
         if not self.compared:
-            say(f"{self.where}: {apart:.2g} nats a token from the model in training; the ratio corrects for it")
+            then = "it gets each phase's weights" if self.pushed else "the ratio corrects for it"
+            say(f"{self.where}: {apart:.2g} nats a token from the model in training; {then}")
         self.compared = True
 
     def _one(self, number: int, prompt: Sequence[int], way: Sampling) -> Completion:
@@ -106,14 +110,9 @@ class Engine:
         return len(tokens), words.text, False
 
     def _posted(self, asked: dict[str, Any]) -> dict[str, Any]:
-        headers = {"Content-Type": "application/json"}
-        if key := os.environ.get("DIDACT_ROLLOUT_KEY"):
-            headers["Authorization"] = f"Bearer {key}"
-        request = urllib.request.Request(self.where, json.dumps(asked).encode(), headers)
         try:
-            with urllib.request.urlopen(request, timeout=PATIENCE) as answer:
-                return json.load(answer)["choices"][0]
-        except urllib.error.HTTPError as error:
+            return json.loads(posted(self.where, asked))["choices"][0]
+        except HTTPError as error:
             said = error.read(300).decode(errors="replace")
             remedy = "lower rollout.slots" if error.code == 429 else "see its log"
             what = f"the engine answers {error.code}: {said}"

@@ -34,7 +34,7 @@ class Rollout(Settings):
     A phase is ``prompts`` prompts with ``group`` answers each, and what is learned from them in ``epochs`` passes, a
     step's prompts at a time. Nothing but the ``temperature`` stands between the model's probabilities and its answers:
     what is learned must be what was drawn. With ``url`` the answers come from what an OpenAI-compatible server calls
-    ``model``, whose key is in DIDACT_ROLLOUT_KEY.
+    ``model``, whose key is in DIDACT_ROLLOUT_KEY; with ``push`` it gets each phase's weights, by way of ``folder``.
     """
 
     group: int = Field(default=8, gt=0, description="answers to a prompt")
@@ -50,12 +50,22 @@ class Rollout(Settings):
         default=None, description="of an engine that answers in the model's place, such as http://localhost:8000/v1"
     )
     model: str = Field(default="", description="what the engine calls the model")
+    push: Literal["didact", "vllm", "sglang"] | None = Field(
+        default=None, description="whose way of loading weights the engine knows; without it keeps those it has"
+    )
+    folder: str | None = Field(
+        default=None, description="where the weights are written, which the engine reads under the same path"
+    )
 
     @model_validator(mode="after")
     def reachable(self) -> Self:
         """An engine has a name for its model, and says log-probabilities before temperature."""
         if (self.url is None) != (self.model == ""):
             raise ValueError("'url' and 'model' belong together; as in {url: http://localhost:8000/v1, model: mine}")
+        if (self.push is None) != (self.folder is None):
+            raise ValueError("'push' and 'folder' belong together; as in {push: vllm, folder: /shared/policies}")
+        if self.push and not self.url:
+            raise ValueError("'push' sends weights to an engine; give its 'url' and 'model', too")
         if self.url and self.temperature != 1:
             raise ValueError("an engine says log-probabilities before temperature; leave 'temperature' at 1 with 'url'")
         return self

@@ -14,7 +14,7 @@ from starlette.types import ASGIApp
 
 from didact import __version__
 from didact.rollout.settings import Sampling
-from didact.serve import chat, errors, people, texts, vectors
+from didact.serve import chat, errors, people, texts, vectors, weights
 from didact.serve.engine import Ask, Broken, Full
 from didact.serve.gate import BODY, Gate
 from didact.serve.served import Served
@@ -39,6 +39,8 @@ def build(state: State) -> ASGIApp:
         app.include_router(part.router(state))
     if state.store:
         app.include_router(people.router(state.store))
+    if state.weights:
+        app.include_router(weights.router(state, state.weights))
     _about(app, state)
     _health(app, state)
     app.mount("/", StaticFiles(directory=PAGE, html=True), name="page")

@@ -7,6 +7,7 @@ from pydantic import BaseModel, ConfigDict, Field, StrictBool, field_validator, 
 
 from didact.feedback.records import Id
 
+SEEDS = 1 << 63  # seeds there are, as many as ``mix`` makes and a signed number of 64 bits holds
 MOST = 1 << 20  # no request may ask for more tokens than this; the model's context decides
 ANSWERS, STOPS, LIKELIEST, TEXTS, MESSAGES = 8, 4, 20, 256, 1024
 
@@ -121,7 +122,7 @@ class Sampled(Body):
     stream: StrictBool | None = False
     stream_options: StreamOptions | None = None
     n: int | None = Field(default=1, ge=1, le=ANSWERS)
-    seed: int | None = Field(default=None, ge=-(1 << 63), lt=1 << 63)
+    seed: int | None = Field(default=None, ge=-SEEDS, lt=SEEDS)
     stop: Stop | Annotated[list[Stop], Field(max_length=STOPS)] | None = None
     temperature: Finite | None = Field(default=None, ge=0, le=2)
     top_p: Finite | None = Field(default=None, ge=0, le=1)
@@ -129,7 +130,7 @@ class Sampled(Body):
     presence_penalty: Finite | None = Field(default=0, ge=-2, le=2)
     frequency_penalty: Finite | None = Field(default=0, ge=-2, le=2)
     logit_bias: dict[Annotated[str, Field(pattern=r"^\d{1,9}$")], Bias] | None = Field(default=None, max_length=1024)
-    top_k: int | None = Field(default=None, ge=0, le=MOST)
+    top_k: int | None = Field(default=None, ge=-1, le=MOST)
     min_p: Finite | None = Field(default=None, ge=0, le=1)
     repetition_penalty: Finite | None = Field(default=None, ge=0.1, le=10)
     user: str | None = Field(default=None, max_length=1024)

@@ -12,10 +12,8 @@ from pathlib import Path
 from typing import Literal
 
 from didact.errors import MissingExtra, ResourceProblem, UsageProblem
-from didact.model import lora
 from didact.model.embed import Embedder
-from didact.model.model import Model
-from didact.run.named import Named, open_model
+from didact.run.named import open_model
 
 try:
     import uvicorn
@@ -29,6 +27,7 @@ try:
     from didact.serve.lossy import shrink
     from didact.serve.served import Served, public_name
     from didact.serve.state import Beside, State
+    from didact.serve.weights import TRAINER, adapted
 except ImportError as error:
     raise MissingExtra("fastapi, uvicorn and prometheus-client", "serve", "serving") from error
 
@@ -61,6 +60,7 @@ class Serving:
     guard: bool = True
     embedder: str = "all-minilm-l6-v2"
     quantize: Literal["int8", "int4"] | None = None
+    weights: Path | None = None
 
 
 def serve(model: str, options: Serving, say: Say) -> None:
@@ -70,6 +70,7 @@ def serve(model: str, options: Serving, say: Say) -> None:
     if not local and not keys and not options.no_key:
         remedy = "give --key-file, or say --no-key if the network is your own"
         raise UsageProblem("beyond this machine a key is needed", where=f"--host {options.host}", remedy=remedy)
+    _check_weights(options, local or keys is not None)
     listener = _bound(options.host, options.port)
     logging.basicConfig(stream=sys.stderr, format="%(message)s", level=logging.WARNING)
     logging.getLogger("didact.serve").setLevel(logging.INFO)
@@ -84,6 +85,7 @@ def serve(model: str, options: Serving, say: Say) -> None:
         log_prompts=options.log_prompts,
         cors=tuple(options.cors),
         hosts=HERE if local else (),
+        weights=options.weights,
     )
     state.engine.start()
     host = f"[{options.host}]" if ":" in options.host else options.host
@@ -125,13 +127,6 @@ def _opened(model: str, options: Serving, say: Say) -> list[Served]:
     return served
 
 
-def adapted(base: Named, folder: Path) -> Named:
-    """The base with a LoRA beside it; all weights but the LoRA's own are the base's, in memory once."""
-    other = lora.sharing(base.model.net)
-    lora.load_adapter(other, folder)
-    return Named(folder, Model(other), base.renderer)
-
-
 def _ground(options: Serving) -> Ground | None:
     if options.index is None:
         return None
@@ -147,6 +142,20 @@ def _ground(options: Serving) -> Ground | None:
 def _embedder(name: str, say: Say) -> Embedder:
     named = open_model(name, "cpu", say)
     return Embedder.of(named.model, named.renderer)
+
+
+def _check_weights(options: Serving, guarded: bool) -> None:
+    """Refuses to load weights for whoever asks, from nowhere, or in the place of weights of few bits."""
+    where = f"--weights {options.weights}"
+    if options.weights is None:
+        return
+    if not options.weights.is_dir():
+        raise UsageProblem("no such folder", where=where, remedy="make it; the one who trains writes into it")
+    if options.quantize:
+        raise UsageProblem("what is loaded later has all its bits", where=where, remedy="leave --quantize out")
+    if not guarded:
+        remedy = f"give --key-file, and make a key with --new-key {TRAINER}"
+        raise UsageProblem("beyond this machine it takes a key to load weights", where=where, remedy=remedy)
 
 
 def _pairs(given: Sequence[str], option: str) -> list[tuple[str, str]]:

@@ -20,7 +20,8 @@ ALWAYS = {
     "Referrer-Policy": "no-referrer",
     "Cross-Origin-Resource-Policy": "same-origin",
 }
-OPEN = ("/v1/", "/metrics", "/feedback", "/openapi.json")  # paths that ask for a key, where keys are
+# Paths that ask for a key, where keys are.
+OPEN = ("/v1/", "/metrics", "/feedback", "/update_weights_from_disk", "/openapi.json")
 BODY = 1 << 20  # bytes of a request
 SAFE = ("GET", "HEAD", "OPTIONS")
 LOG = logging.getLogger("didact.serve")

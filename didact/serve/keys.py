@@ -19,7 +19,9 @@ class Keys:
 
     def __init__(self, path: Path):
         self.path = path
-        self.lines = dict(_line(path, number, text) for number, text in enumerate(_read(path), 1) if text.strip())
+        found = [_line(path, number, text) for number, text in enumerate(_read(path), 1) if text.strip()]
+        self.lines = {name: (salt, digest) for name, salt, digest, _ in found}
+        self.owners = {name: owner for name, _, _, owner in found}
         self._known: dict[str, bytes] = {}  # a digest of keys that were right before, by id: scrypt is slow on purpose
         self._busy = threading.Lock()  # one guess at a time: guessing must not take the machine
 
@@ -39,6 +41,10 @@ class Keys:
         if right:
             self._known[name] = digest
         return right
+
+    def owner(self, key: str) -> str:
+        """Whose key it is, one that is allowed."""
+        return self.owners[key.split("-")[1]]
 
 
 def create(path: Path | None, owner: str) -> str:
@@ -70,10 +76,11 @@ def _read(path: Path) -> list[str]:
         raise DataProblem("no readable file of keys", where=str(path), remedy=remedy) from error
 
 
-def _line(path: Path, number: int, text: str) -> tuple[str, tuple[bytes, bytes]]:
+def _line(path: Path, number: int, text: str) -> tuple[str, bytes, bytes, str]:
+    """A key's id, salt, hash and owner."""
     try:
-        name, salt, digest, *_ = text.split()
-        return name, (bytes.fromhex(salt), bytes.fromhex(digest))
+        name, salt, digest, *owner = text.split()
+        return name, bytes.fromhex(salt), bytes.fromhex(digest), " ".join(owner)
     except ValueError as error:
         what = "not a key as --new-key writes it"
         raise DataProblem(what, where=f"{path}:{number}", remedy="remove the line, and make a new key") from error

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING
@@ -53,6 +53,15 @@ class Lane:
         self.reading: list[_Reading] = []
         self.open = ExitStack()
         self.open.enter_context(prepacked(named.model.net))
+
+    @contextmanager
+    def plain(self) -> Iterator[None]:
+        """The model as others find it, to be copied; by the engine's thread alone."""
+        self.open.close()
+        try:
+            yield
+        finally:
+            self.open.enter_context(prepacked(self.named.model.net))
 
     def spell(self, token: int) -> str:
         """A token as it is written."""

@@ -12,7 +12,7 @@ from didact.model.embed import Embedder
 from didact.rollout.document import mark
 from didact.rollout.settings import Sampling
 from didact.run.named import Named
-from didact.serve.asked import Format, Sampled
+from didact.serve.asked import SEEDS, Format, Sampled
 from didact.serve.engine import Ask
 from didact.serve.errors import Refused
 from didact.serve.lane import Canvas, Lane
@@ -102,10 +102,11 @@ class Served:
         if isinstance(lane, Canvas) and (best or asked.presence_penalty or asked.frequency_penalty or asked.logit_bias):
             raise Refused("a model that writes by unmasking knows no top_logprobs, biases or such penalties")
         way = self._sampling(asked, min(bound or ANSWER, lane.longest - size))
+        ways = [way.model_copy(update={"seed": (seed + i) % SEEDS}) for i in range(count)]
         grammars = [self._grammar(form) for _ in range(count)]
         return [
-            Ask(prompt, way.model_copy(update={"seed": seed + i}), opening, steering(asked, grammar), best, grammar)
-            for i, grammar in enumerate(grammars)
+            Ask(prompt, way, opening, steering(asked, grammar), best, grammar)
+            for way, grammar in zip(ways, grammars, strict=True)
         ]
 
     def _grammar(self, form: Format | None) -> Grammar | None:
@@ -121,7 +122,7 @@ class Served:
         wanted = {
             "temperature": asked.temperature if (asked.temperature or 1) >= COLD else 0.0,
             "top_p": None if asked.top_p is None else max(asked.top_p, 1e-6),
-            "top_k": asked.top_k,
+            "top_k": None if asked.top_k is None else max(asked.top_k, 0),  # -1 is all of them, as to vLLM
             "min_p": asked.min_p,
             "repetition_penalty": asked.repetition_penalty,
         }

@@ -2,11 +2,13 @@
 
 import secrets
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from didact.feedback.store import Store
 from didact.model.embed import Embedder
+from didact.serve.asked import SEEDS
 from didact.serve.engine import Engine
 from didact.serve.errors import Refused
 from didact.serve.ground import Ground
@@ -31,10 +33,13 @@ class Beside:
 
 @dataclass
 class State:
-    """Models by name, the first of which is the default, and what stands around them."""
+    """Models by name, the first of which is the default, and what stands around them.
+
+    ``weights`` is the folder that others may be loaded from meanwhile.
+    """
 
     engine: Engine
-    models: Mapping[str, Served]
+    models: dict[str, Served]
     ground: Ground | None = None
     beside: Beside | None = None
     store: Store | None = None
@@ -43,6 +48,7 @@ class State:
     log_prompts: bool = False
     cors: tuple[str, ...] = ()
     hosts: tuple[str, ...] = ()
+    weights: Path | None = None
 
     def served(self, name: str | None) -> Served:
         """The model of that name; the first where none is given. Raises Refused for one that is not here."""
@@ -55,4 +61,4 @@ class State:
 
 def drawn(seed: int | None) -> int:
     """The seed of a request as the sampler takes it; by chance where none is given."""
-    return secrets.randbits(48) if seed is None else seed % (1 << 62)
+    return secrets.randbits(48) if seed is None else seed % SEEDS

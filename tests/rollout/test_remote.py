@@ -12,6 +12,7 @@ from didact.engine.mesh import Mesh
 from didact.engine.step import Interrupted
 from didact.errors import ResourceProblem, UsageProblem
 from didact.objective.policy import Grpo
+from didact.rng import mix
 from didact.rollout.answering import answers
 from didact.rollout.cast import Cast, read
 from didact.rollout.experience import Experience, Setting
@@ -53,7 +54,7 @@ def engine(url, named, **fields):
     return Engine(Rollout(url=url, model="tiny", **fields), named.renderer.decode, named.renderer.stops, CONTEXT)
 
 
-def experience(folder, named, say=lambda line: None, **fields):
+def experience(folder, named, say=lambda line: None, around=None, **fields):
     rollout = Rollout(group=3, prompts=2, max_new_tokens=8, **fields)
     records = [{"prompt": f"The {colour} a"} for colour in ("red", "blue")]
     asked = [prompt(f"d:{i}", record, named.renderer) for i, record in enumerate(records)]
@@ -62,14 +63,14 @@ def experience(folder, named, say=lambda line: None, **fields):
     cast = Cast(named.model, mesh, lambda: named.model)
     setting = Setting(2, 2, CONTEXT, 0, folder, "policy", rollout)
     rewards = lambda done: ([float(len(one.answer)) for one in done], {})  # noqa: E731
-    return Experience(objective, asked, rewards, cast, named.renderer, setting, mesh, say)
+    return Experience(objective, asked, rewards, cast, named.renderer, setting, mesh, say, around)
 
 
 def test_the_same_seeds_give_the_same_answers(url, named):
     prompts = [named.renderer.beginning(text) for text in ("The red", "The blue a is")]
     stops = ("e", "in")
     ways = [
-        [Sampling(temperature=1, top_p=1, max_new_tokens=40, stop=stops[k % 3 :], seed=99 * k) for k in range(24)]
+        [Sampling(temperature=1, top_p=1, max_new_tokens=40, stop=stops[k % 3 :], seed=mix(k)) for k in range(24)]
         for _ in prompts
     ]
     sampler = Sampler(named.model, named.renderer.decode, named.renderer.stops, longest=CONTEXT)
@@ -109,6 +110,35 @@ def test_an_older_model_is_measured_and_another_one_refused(tmp_path, base, url,
         next(experience(tmp_path / "other", named, url=url, model="tiny").start(0))
 
 
+STOPS = ("a", "e", "i", "o")
+
+
+def test_episodes_of_several_turns_are_those_of_the_sampler_here(tmp_path, url, named):
+    """Each turn's prompt is what the engine itself has said before, as tokens."""
+    here = experience(tmp_path / "here", named, around=Greeting(), stop=STOPS)
+    there = experience(tmp_path / "there", named, around=Greeting(), stop=STOPS, url=url, model="tiny")
+    told = 0
+    for (one, _), (other, _) in zip(here.start(0), there.start(0), strict=False):
+        for name in ("token", "trained", "answer", "score"):
+            assert torch.equal(one[name], other[name])
+        torch.testing.assert_close(one.behaviour, other.behaviour, rtol=0, atol=1e-4)
+        answer = other.answer >= 0
+        told += int((answer & ~other.trained).sum()) - int(other.of.numel())
+        if other.row.max() > 4:
+            break
+    assert told > 20  # what the environment said stands in the rows, and is not learned
+
+
+class Greeting:
+    """Is greeted as often as an answer ends by itself, then finds the episode worth 1."""
+
+    def opening(self, record):
+        return []
+
+    def step(self, record, turns):
+        return [{"role": "user", "content": "Hello."}] if len(turns) < 5 else 1.0
+
+
 @pytest.fixture
 def fake():
     """A server that says what it is told to."""
@@ -144,7 +174,7 @@ def test_what_is_asked_and_where_an_answer_ends(fake, named, monkeypatch):
     assert (out.tokens, out.logprobs, out.reason) == ([7, stop], [-1.0, -2.0], "stop")
     assert out.text == named.renderer.decode([5, 7])[len(named.renderer.decode([5])) :]
     assert (fake["at"], fake["key"]) == ("/v1/completions", "Bearer secret")
-    asked = {"model": "tiny", "prompt": [5] * 60, "max_tokens": 4, "temperature": 1, "top_p": 1, "top_k": 0, "seed": 8}
+    asked = {"model": "tiny", "prompt": [5] * 60, "max_tokens": 4, "temperature": 1, "top_p": 1, "top_k": -1, "seed": 8}
     assert asked.items() <= fake["asked"].items()
     assert fake["asked"]["return_token_ids"] is True
 

@@ -14,10 +14,10 @@ from didact.model.settings import Lora
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.named import Named, open_model
-from didact.serve.command import adapted
 from didact.serve.lane import lane
 from didact.serve.served import Served
 from didact.serve.state import Beside
+from didact.serve.weights import adapted
 from tests.model.folders import jolt
 from tests.run.speakers import chain, speaker
 from tests.serve.running import running, served
