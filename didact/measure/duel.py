@@ -10,10 +10,11 @@ from typing import Any
 
 from didact.measure.gaming import distinct
 from didact.measure.wins import Wins, win_rate
+from didact.model.encoder import positions
 from didact.model.model import Model
 from didact.rollout.decoder import Completion
 from didact.rollout.diffusion import writer
-from didact.rollout.prompts import Prompt
+from didact.rollout.prompts import Prompt, readable
 from didact.rollout.reward.base import Answered, Reward, scores
 from didact.rollout.settings import Sampling
 from didact.text.render import Renderer
@@ -39,6 +40,7 @@ class Said:
 
 def said(model: Model, renderer: Renderer, prompts: Sequence[Prompt], way: Sampling, slots: int = 16) -> Said:
     """What a model answers: each prompt with a seed of its own, the same for every model."""
+    prompts = readable(prompts, positions(model.net.config))
     writes = writer(model, partial(renderer.decode, skip_special=True), renderer.stops, slots)
     return Said(tuple(writes.generate([list(one.tokens) for one in prompts], way)))
 

@@ -10,10 +10,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from didact.errors import UsageProblem
 from didact.measure.base import Measure, Subject
+from didact.model.encoder import positions
 from didact.recipe.rewarding import Rewards
 from didact.rng import mix
 from didact.rollout.answering import answers
-from didact.rollout.prompts import prompt
+from didact.rollout.prompts import prompt, readable
 from didact.rollout.reward.base import Answered, Rewarding, scores
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
@@ -63,7 +64,8 @@ class Rewarded(Measure):
 
     def each(self, subject: Subject, examples: Sequence[tuple[str, Mapping[str, Any]]]) -> np.ndarray:
         """What each prompt's answers are worth, [prompts]."""
-        asked = [prompt(where, record, subject.renderer) for where, record in examples]
+        found = (prompt(where, record, subject.renderer) for where, record in examples)
+        asked = readable(found, positions(subject.model.net.config))
         way = Sampling(temperature=self.temperature, top_p=1, max_new_tokens=self.max_new_tokens)
         ways = [
             [way.model_copy(update={"seed": mix(subject.seed, i, k)}) for k in range(self.samples)]

@@ -62,6 +62,16 @@ def question(messages: Iterable[Message]) -> tuple[Message, ...]:
     return turns[:-1] if turns and turns[-1]["role"] == "assistant" else turns
 
 
+def readable(prompts: Iterable[Prompt], positions: int) -> list[Prompt]:
+    """The prompts. Raises DataProblem, naming the record, for one that leaves a model no room for an answer."""
+    every = list(prompts)
+    for one in every:
+        if len(one.tokens) >= positions:
+            what = f"the prompt has {len(one.tokens):,} tokens, and the model reads {positions:,} with its answer"
+            raise DataProblem(what, where=one.where, remedy="shorten it, or leave the record out")
+    return every
+
+
 def fitting(prompts: Iterable[Prompt], room: int) -> tuple[list[Prompt], int]:
     """The prompts of at most ``room`` tokens, and how many are longer.
 

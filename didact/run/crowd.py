@@ -1,5 +1,6 @@
 """The stage ``crowd``: the model answers, simulated people judge, and what they say lies there as from a real store."""
 
+import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import replace
@@ -172,7 +173,7 @@ def _given(one: Answers) -> Asked:
     if len(one.answers) < 2:
         raise DataProblem("one answer is nothing to choose from", where=one.where, remedy="give two answers or more")
     texts = tuple(_text(answer) for answer in one.answers)
-    best = max(range(len(texts)), key=lambda i: one.values[i])
+    best = max(range(len(texts)), key=lambda i: one.values[i] if one.values[i] == one.values[i] else -math.inf)
     return Asked(_messages(one.prompt), texts, texts[best])
 
 

@@ -1,18 +1,21 @@
 """The stage crowd: a model's answers judged by simulated people, as data of the next stage and as a store."""
 
 import json
+import math
 from pathlib import Path
 
 import pytest
 
+from didact.data.example import Answers
 from didact.data.settings import Data
 from didact.data.source import examples
 from didact.engine.mesh import Mesh, pick_device
-from didact.errors import UsageProblem
+from didact.errors import DataProblem, UsageProblem
 from didact.feedback.crowd import member
 from didact.recipe import load
 from didact.rollout.reward.base import Answered
-from didact.rollout.reward.crowd import Wanted
+from didact.rollout.reward.crowd import People, Wanted
+from didact.run.crowd import _given
 from didact.run.feedback import report
 from didact.run.folder import run_folder
 from didact.run.life import Life
@@ -112,6 +115,23 @@ def test_without_a_model_there_is_nobody_to_answer(asked):
     asked.recipe(tokenizer, CROWD, base="{architecture: llama, size: 60k}", more="device: cpu\n")
     with pytest.raises(UsageProblem, match="there is no model to crowd yet"):
         asked.run()
+
+
+def test_what_nobody_judged_is_no_reference():
+    given = Answers("a", "p", ("one", "two", "three"), (math.nan, 1.0, 0.0))
+    assert _given(given).reference == "two"
+
+
+@pytest.mark.parametrize("text", ["", "{\n", '{"bad": 1}\n', "[1]\n"])
+def test_people_who_are_none_are_one_line(tmp_path, text):
+    (tmp_path / "people.jsonl").write_text(text)
+
+    class Files:
+        def file(self, name):
+            return tmp_path / name
+
+    with pytest.raises(DataProblem, match=r"people.jsonl(:1)?: (this is nobody|nobody stands)"):
+        People(people="people.jsonl").open(Files())
 
 
 def test_people_who_were_not_heard_judge_a_model(asked):

@@ -4,11 +4,12 @@ import json
 
 import pytest
 
-from didact.errors import UsageProblem
+from didact.errors import DataProblem, UsageProblem
 from didact.feedback.records import Exchange, Ranking
 from didact.feedback.report import report
 from didact.feedback.review import following, left
 from didact.feedback.store import Store
+from didact.rollout.prompts import Prompt, readable
 from didact.run.duel import Duel, duel
 from tests.battery.base import lines
 from tests.run.speakers import chain, speaker
@@ -60,6 +61,13 @@ def test_people_are_asked_without_being_told_whose_is_whose(two):
             store.add(Ranking(exchange=item.record.exchange, annotator="ann", ranking=order))
         assert first == {(0, 1), (1, 0)}
         assert report(store)["win_rates"]["yes"]["rate"] == 1.0
+
+
+def test_a_prompt_without_room_for_an_answer_is_named():
+    asked = [Prompt((1, 2), (), {}, "a:1"), Prompt((1,) * 9, (), {}, "a:2")]
+    assert readable(asked, 10) == asked
+    with pytest.raises(DataProblem, match="a:2: the prompt has 9 tokens, and the model reads 9 with its answer"):
+        readable(asked, 9)
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,8 @@ import orjson
 from pydantic import Field
 
 from didact.data.settings import Data
+from didact.data.words import brief
+from didact.errors import DataProblem
 from didact.feedback.crowd import Member, member
 from didact.rollout.reward.base import Answered, Models, Reward, Rewarding
 
@@ -25,8 +27,20 @@ class People(Rewarding):
 
     def open(self, models: Models) -> Reward:
         """The people, with what each of them wants."""
-        lines = models.file(self.people).read_bytes().splitlines()
-        return Wanted(self.name or self.kind, [member(orjson.loads(line)) for line in lines])
+        place = models.file(self.people)
+        lines = enumerate(place.read_bytes().splitlines(), 1)
+        found = [_member(f"{place}:{number}", line) for number, line in lines if line.strip()]
+        if not found:
+            raise DataProblem("nobody stands there", where=str(place), remedy="name the people of a stage crowd")
+        return Wanted(self.name or self.kind, found)
+
+
+def _member(where: str, line: bytes) -> Member:
+    try:
+        return member(orjson.loads(line))
+    except (ValueError, TypeError) as error:
+        remedy = "name the people of a stage crowd, as crowd/people.heldout"
+        raise DataProblem(f"this is nobody of a crowd ({brief(error)})", where=where, remedy=remedy) from error
 
 
 class Wanted:
