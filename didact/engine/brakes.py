@@ -5,7 +5,7 @@ A gauge is measured every step and never minimised. Those that the alarms know, 
 ``kl`` from the reference, nats a token; ``entropy``, nats a token; ``length``, tokens an answer; ``reward``, what is
 trained on, and ``reward/heldout...``, what is not; ``clip_fraction``, ``no_signal`` and ``distinct``, shares of tokens,
 groups and n-grams; ``mismatch``, the most nats between the sampler's log-probability of a token and the trainer's;
-``chosen_logprob``, by how many nats the chosen answers are likelier than under the reference.
+``chosen_token``, by how many nats a token of the chosen answers is likelier than under the reference.
 
 Everything here is a pure function of the gauges seen so far, which are the same on every process and after every
 resume; ``Brakes.state`` is JSON and restores them bit for bit.
@@ -41,7 +41,7 @@ MISMATCH = 0.1  # nats, the most of a few answers' tokens
 LONGER = 1.3  # times the length it began with
 TOGETHER = 0.5  # partial correlation of reward and length, less that of the held-out reward
 REPEATED = 0.5  # of the distinct-n it began with
-FALLEN = 1.0  # nats an answer: it is then less than half as likely
+FALLEN = 0.25  # nats a token: each is then a fifth less likely
 
 
 @dataclass
@@ -167,14 +167,14 @@ def mismatch(tracks: Tracks) -> str:
 
 def chosen_falls(tracks: Tracks) -> str:
     """DPO's known failure: the margin grows while the chosen answers become less likely too."""
-    chosen = tracks["chosen_logprob"]
+    chosen = tracks["chosen_token"]
     if not chosen.known(FIRST + LATELY):
         return ""
     late = chosen.recent[-LATELY:]
     if apart(chosen.first, late) > -SURE or chosen.began - fmean(late) < FALLEN:
         return ""
     return (
-        f"the chosen answers' log-probability fell from {chosen.began:.4g} to {fmean(late):.4g}; "
+        f"the chosen answers lost {chosen.began - fmean(late):.2g} nats a token since the first steps; "
         "lower learning_rate, raise beta, or add the likelihood of the chosen answers to the loss"
     )
 
@@ -214,7 +214,7 @@ ALARMS: dict[Alarm, tuple[str, ...]] = {
     clips: ("clip_fraction",),
     no_signal: ("no_signal",),
     mismatch: ("mismatch",),
-    chosen_falls: ("chosen_logprob",),
+    chosen_falls: ("chosen_token",),
     over_optimised: ("reward",),
     repeats: ("distinct",),
 }

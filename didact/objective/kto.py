@@ -11,7 +11,7 @@ from didact.batch import Batch
 from didact.errors import DataProblem
 from didact.objective.answers import by_answer, judged
 from didact.objective.base import LanguageModel, Teacher
-from didact.objective.judged import Judged, positive, spread
+from didact.objective.judged import Judged, mean_by_answer, positive, spread
 from didact.objective.tokens import causal_reach
 from didact.rng import Rng
 
@@ -31,11 +31,11 @@ class Kto(Judged):
     Where one kind is rare, ``desirable`` (lambda_D) or ``undesirable`` (lambda_U) makes up for it: unless given, both
     are 1 where the liked count 1 to 4/3 times what the others do, and else one is so much larger that they do.
     ``reference`` is as for ``Dpo``. Gauges: ``z0``; ``chosen_logprob`` and ``rejected_logprob``, the gains of answers
-    that were liked and were not, in nats.
+    that were liked and were not, in nats, and ``chosen_token``, the former a token.
     """
 
     mismatched: ClassVar[bool] = True
-    gauges: ClassVar[frozenset[str]] = frozenset({"z0", "chosen_logprob", "rejected_logprob"})
+    gauges: ClassVar[frozenset[str]] = frozenset({"z0", "chosen_logprob", "chosen_token", "rejected_logprob"})
 
     beta: float = 0.1
     desirable: float | None = None
@@ -76,7 +76,8 @@ class Kto(Judged):
         z0 = self.drift(model, only(ready, ~said)).expand(batch.size)
         rest = only(ready, said).with_(z0=z0)
         there = judged(rest).float() * (rest.trust if "trust" in rest else 1.0)
-        weight = {"answer": there, "chosen_logprob": there * liked(rest), "rejected_logprob": there * (1 - liked(rest))}
+        good, bad = there * liked(rest), there * (1 - liked(rest))
+        weight = {"answer": there, "chosen_logprob": good, "chosen_token": good, "rejected_logprob": bad}
         return rest.with_(weight | {"z0": torch.ones_like(z0)})
 
     @torch.no_grad()
@@ -90,11 +91,13 @@ class Kto(Judged):
 
     def loss(self, model: LanguageModel, batch: Batch) -> Mapping[str, Tensor]:
         """{answer: loss} [B, A], and the gauges."""
-        gain = by_answer(self.gains(model, batch)[1], batch)
+        gains = self.gains(model, batch)[1]
+        gain = by_answer(gains, batch)
         good, z0 = liked(batch), batch.z0[:, None]
         away = torch.where(good > 0, gain - z0, z0 - gain)
         factor = torch.where(good > 0, *self.balance)
         measured = {"z0": batch.z0, "chosen_logprob": gain.detach(), "rejected_logprob": gain.detach()}
+        measured["chosen_token"] = mean_by_answer(gains.detach(), batch)
         return {"answer": factor * (1 - torch.sigmoid(self.beta * away))} | measured
 
 

@@ -27,13 +27,14 @@ class Preference(Judged):
 
     ``sft`` times the mean -log p of the tokens of each prompt's best answers is added, which keeps them from losing
     probability together with the worse. Gauges: what ``chosen_logprob`` and ``rejected_logprob`` gained on the
-    reference (without one, what they are) and their ``margin``, in nats and means over pairs; ``accuracy``, the share
-    of pairs in the right order; ``log_ratio``, the gain of a token of any answer.
+    reference (without one, what they are) and their ``margin``, in nats and means over pairs; ``chosen_token``, the
+    same of the chosen a token; ``accuracy``, the share of pairs in the right order; ``log_ratio``, the gain of a token
+    of any answer.
     """
 
     compares: ClassVar[bool] = True
     gauges: ClassVar[frozenset[str]] = frozenset(
-        {"chosen_logprob", "rejected_logprob", "margin", "accuracy", "log_ratio"}
+        {"chosen_logprob", "chosen_token", "rejected_logprob", "margin", "accuracy", "log_ratio"}
     )
 
     sft: float = 0.0
@@ -61,7 +62,7 @@ class Preference(Judged):
         pair = pairs(ready).float()
         if "trust" in ready:
             pair = pair * ready.trust[:, :, None]
-        measured = dict.fromkeys(("chosen_logprob", "rejected_logprob", "margin", "accuracy"), pair)
+        measured = dict.fromkeys(sorted(self.gauges - {"log_ratio"}), pair)
         weight = self.weights(pair, ready) | measured | {"log_ratio": ready.said}
         if self.sft:
             best = ((pair.sum(1) == 0) & (pair.sum(2) > 0)).float()  # [B, A]: none is better, and some are worse
@@ -80,8 +81,10 @@ class Preference(Judged):
             losses["sft"] = -self.sft * logprob
         with torch.no_grad():
             margin, total = self.margins(gain, batch), by_answer(gain, batch)  # [B, A, A], [B, A]
+            each = mean_by_answer(gain, batch)
             losses |= {"chosen_logprob": total[:, :, None].expand_as(margin), "log_ratio": gain.detach()}
-            losses |= {"rejected_logprob": total[:, None, :].expand_as(margin), "margin": margin}
+            losses |= {"chosen_token": each[:, :, None].expand_as(margin), "margin": margin}
+            losses |= {"rejected_logprob": total[:, None, :].expand_as(margin)}
             losses["accuracy"] = (margin.sign() + 1) / 2
         return losses
 

@@ -21,6 +21,7 @@ UNITS = {
     "no_signal": "share of groups alike",
     "mismatch": "sampler mismatch (nats)",
     "chosen_logprob": "chosen answers (nats)",
+    "chosen_token": "chosen answers (nats a token)",
     "rejected_logprob": "rejected answers (nats)",
     "margin": "margin",
     "accuracy": "accuracy",

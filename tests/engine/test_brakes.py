@@ -29,7 +29,7 @@ def clean(noise: float = 1.0) -> dict[str, Course]:
         "clip_fraction": lambda t, r: 0.1 + 0.05 * r.random(),
         "no_signal": lambda t, r: 0.3 + 0.2 * r.random(),
         "mismatch": lambda t, r: 0.004 + 0.002 * r.random(),
-        "chosen_logprob": lambda t, r: 2 * t + r.gauss(0, noise),
+        "chosen_token": lambda t, r: -0.15 * t + 0.05 * r.gauss(0, noise),
         "distinct": lambda t, r: 0.7 - 0.1 * t + 0.02 * r.gauss(0, noise),
     }
 
@@ -46,7 +46,7 @@ PLANTED: dict[str, dict[str, Course]] = {
     "clips": {"clip_fraction": lambda t, r: 0.1 + 0.4 * t},
     "no_signal": {"no_signal": lambda t, r: 0.95 * min(1, 2 * t)},
     "mismatch": {"mismatch": lambda t, r: 0.2 * t},
-    "chosen_falls": {"chosen_logprob": lambda t, r: -6 * t + r.gauss(0, 1)},
+    "chosen_falls": {"chosen_token": lambda t, r: -0.8 * t + 0.1 * r.gauss(0, 1)},
     "over_optimised": {"reward/heldout": gamed},
     "repeats": {"distinct": lambda t, r: 0.7 * 0.1**t},
 }

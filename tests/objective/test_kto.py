@@ -34,6 +34,7 @@ def test_the_loss_is_the_formula():
     assert terms["answer"].item() == pytest.approx((2 * liked + 3 * other) / 2, abs=1e-6)
     assert terms["z0"].item() == pytest.approx(0.4)
     assert (terms["chosen_logprob"].item(), terms["rejected_logprob"].item()) == pytest.approx((0.9, -0.4))
+    assert terms["chosen_token"].item() == pytest.approx(0.9 / 2)
 
 
 def test_the_drift_is_never_below_zero():

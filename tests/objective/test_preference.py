@@ -161,7 +161,14 @@ def test_gauges_say_what_the_chosen_lost():
     reference[0, -1] += 3.0
     terms = measured(Dpo(), batch, logprob, reference)
     assert {name: terms[name].item() for name in sorted(Dpo.gauges)} == pytest.approx(
-        {"accuracy": 1.0, "chosen_logprob": -1.0, "rejected_logprob": -3.0, "margin": 2.0, "log_ratio": -4 / 5}
+        {
+            "accuracy": 1.0,
+            "chosen_logprob": -1.0,
+            "chosen_token": -1.0 / len(BETTER),
+            "rejected_logprob": -3.0,
+            "margin": 2.0,
+            "log_ratio": -4 / 5,
+        }
     )
 
 
