@@ -17,7 +17,7 @@ from didact.data.pieces import cut
 from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh
 from didact.engine.optimizer import Optimizer
-from didact.engine.precision import compiled, pick_dtype
+from didact.engine.precision import compiled, compiles, pick_dtype
 from didact.engine.settings import Training
 from didact.engine.step import Task, take_step
 from didact.model import attention, lora
@@ -83,7 +83,7 @@ def opened(job: Job) -> tuple[Model, Training]:
 def train(job: Job) -> Measured:
     """The options of ``opened``, ``objective`` and ``rows`` (a document each, not packed)."""
     model, settings = opened(job)
-    model = compiled(model, settings, len(job.inputs.steps))
+    model = compiled(model, compiles(settings, len(job.inputs.steps)))
     return loop(model, settings, Task("bench", _objective(job), _stream(job)), len(job.inputs.steps), micro_rows=64)
 
 
@@ -143,7 +143,7 @@ def contrast(job: Job) -> Measured:
     pairs = [Texts("", tuple(pair), ("query", "document")) for step in job.inputs.steps for pair in step]
     parts = cut([in_memory(pairs, renderer)], model.served["embedding"]["length"], "window")[0]
     stream = TokenStream(parts, 0, len(job.inputs.steps[0]), 0, shuffle=False)
-    model = compiled(model, settings, len(job.inputs.steps))
+    model = compiled(model, compiles(settings, len(job.inputs.steps)))
     task = Task("bench", objective, stream.start(0))
     return loop(model, settings, task, len(job.inputs.steps), job.options["chunk"])
 

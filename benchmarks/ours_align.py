@@ -20,7 +20,7 @@ from didact.data.corpus import Corpus
 from didact.data.pieces import cut
 from didact.data.stream import TokenStream
 from didact.engine.mesh import Mesh
-from didact.engine.precision import compiled
+from didact.engine.precision import compiled, compiles
 from didact.engine.step import Task
 from didact.objective import resolve
 from didact.objective.policy import Policy
@@ -39,8 +39,8 @@ def prefer(job: Job) -> Measured:
     objective = resolve(job.options["objective"], {})
     labels = job.options["objective"] == "kto"
     batches = [row(_turned(step) if labels else _paired(step)) for step in job.inputs.steps]
+    model = compiled(model, compiles(settings, len(batches)))
     batches = [batch.with_(reference=read(model, batch, 1.0, 1)) for batch in batches]
-    model = compiled(model, settings, len(batches))
     task = Task("bench", objective, ((batch, number) for number, batch in enumerate(batches)))
     measured = loop(model, settings, task, len(batches), micro_rows=1)
     tokens = [(of_labels if labels else of_pairs)(step) for step in job.inputs.steps]
@@ -88,7 +88,7 @@ def reinforce(job: Job) -> Measured:
     assert isinstance(objective, Policy)
     objective = objective.acting(new, 1.0, ("spaces",))
     model.add_heads(objective.heads)
-    model = compiled(model, settings, len(job.inputs.steps))
+    model = compiled(model, compiles(settings, len(job.inputs.steps)))
     steps = job.inputs.steps
     prompts = [Prompt(tuple(one), ({"role": "user", "content": ""},), {}) for step in steps for one in step]
     mesh = Mesh(torch.device("cpu"))

@@ -53,12 +53,6 @@ def _places(where: str, shown: Any, count: int) -> tuple[int, ...]:
     return tuple(order.index(number) for number in range(count))
 
 
-def opens(answer: Any) -> bool:
-    """Whether what is given for an answer is a whole chat, from the user's or the system's first message on."""
-    first = answer[0] if isinstance(answer, list) and answer else None
-    return isinstance(first, dict) and first.get("role") in ("user", "system")
-
-
 def _said(where: str, name: str, value: Any) -> Said:
     if not isinstance(value, list):
         return filled(where, name, value)

@@ -21,7 +21,6 @@ from didact.data.fields import (
     judged,
     message,
     number,
-    opens,
     options_of,
     problem,
     refuse_misspelled,
@@ -125,14 +124,16 @@ def preference(
 
     ``shown`` is ``[0, 1]`` where the better one was seen first, else ``[1, 0]``.
     """
-    if opens(chosen) and opens(rejected):
-        return whole_chats(where, chosen, rejected, annotator)
     return judged(where, prompt, {"chosen": chosen, "rejected": rejected}, (1.0, 0.0), annotator, shown)
 
 
 def whole_chats(where: str, chosen: Any, rejected: Any, annotator: Any = None) -> Example:
     """Two chats, the better and the worse; the messages they begin with alike are the prompt."""
-    better, worse = items(where, "chosen", chosen), items(where, "rejected", rejected)
+    if not isinstance(chosen, list):
+        raise problem(
+            where, f"chosen is {kind(chosen)}, wanted a chat; an answer alone as 'chosen' needs 'prompt' beside it"
+        )
+    better, worse = chosen, items(where, "rejected", rejected)
     parts = (i for i, (a, b) in enumerate(zip(better, worse, strict=False)) if a != b)
     alike = next(parts, 0)
     if not alike:

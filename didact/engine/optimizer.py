@@ -89,6 +89,17 @@ class Optimizer:
             if p is not self.master[name]:
                 p.copy_(self.master[name])
 
+    @torch.no_grad()
+    def stuck(self, reach: float) -> float:
+        """The share of bf16 weights, every sixteenth looked at, that stay as they are where all steps add up to ``reach``.
+
+        A weight of 2^e to 2^(e+1) changes in bf16 when its master has gone half of 2^(e-7); AdamW goes about the
+        learning rate a step.
+        """
+        weights = [self.master[name].view(-1)[::16] for name, p in self.live.items() if p is not self.master[name]]
+        held = sum(int((torch.ldexp(torch.ones_like(w), w.frexp().exponent - 9) > reach).sum()) for w in weights)
+        return held / max(sum(w.numel() for w in weights), 1)
+
     def tensors(self) -> dict[str, Tensor]:
         """All that a resumed run needs, by name: masters and the optimizers' state."""
         named = {f"model.{name}": p.detach() for name, p in self.master.items()}

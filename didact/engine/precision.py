@@ -1,5 +1,6 @@
 """In which type a model computes, and what of it is compiled."""
 
+from dataclasses import dataclass
 from typing import Literal
 
 import torch
@@ -28,12 +29,24 @@ def cpu_flags() -> set[str]:
     return {name for name, has in torch.cpu.get_capabilities().items() if has is True}
 
 
-def compiled(model: Model, settings: Training, steps: int) -> Model:
-    """Compiles the pointwise parts of every layer (its MLP and norms) in place where that pays.
+@dataclass(frozen=True)
+class Numerics:
+    """How a model's numbers come about. Two that round alike are compared without what rounding would add."""
+
+    precision: Literal["auto", "bf16", "fp32"] = "auto"
+    compiled: bool = False
+
+
+def compiles(settings: Training, steps: int) -> bool:
+    """Whether compiling is wanted for a run of so many steps."""
+    return settings.compile == "on" or (settings.compile == "auto" and steps >= COMPILE_REPAYS)
+
+
+def compiled(model: Model, wanted: bool = True) -> Model:
+    """Compiles the pointwise parts of every layer (its MLP and norms) in place where that is wanted.
 
     Attention stays outside the graph: whole layers, broken around it, gained nothing when measured.
     """
-    wanted = settings.compile == "on" or (settings.compile == "auto" and steps >= COMPILE_REPAYS)
     if wanted:
         for layer in model.layers:
             for name, child in layer.named_children():

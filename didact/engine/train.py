@@ -17,7 +17,7 @@ from didact.engine.mesh import Mesh
 from didact.engine.meter import Meter, Reading, flops_per_token, measure_peak
 from didact.engine.metrics import Metrics
 from didact.engine.optimizer import Optimizer
-from didact.engine.precision import compiled, pick_dtype
+from didact.engine.precision import compiled, compiles, pick_dtype
 from didact.engine.probe import probe
 from didact.engine.progress import Progress
 from didact.engine.rules import rule
@@ -114,7 +114,8 @@ class Loop:
             [(source.name, term) for source in self.sources for term in source.objective.gauges], self.name
         )
         self._restore()
-        compiled(self.model, self.settings, self.steps)
+        self._check_reach()
+        compiled(self.model, compiles(self.settings, self.steps))
         probe(self.model, self.sources, self.settings, self.mesh, self.micro)
         self.optimizer.zero()
         self.meter.lap()
@@ -249,6 +250,18 @@ class Loop:
         if ratios and (len(ratios) > 1 or ratios[0] not in first or len(first) == 1):
             what = "a ratio compares one task of the first step with the others of it"
             raise UsageProblem(what, where=self.name, remedy="give the tasks a weight instead")
+
+    def _check_reach(self) -> None:
+        """Says beforehand where a learning rate is too small for bf16: masters move, and what is read does not."""
+        if self.place.step or self.settings.optimizer != "adamw":
+            return
+        reach = self.settings.learning_rate * sum(scale(step, self.steps, self.settings) for step in range(self.steps))
+        share = self.optimizer.stuck(reach)
+        if share > STUCK:
+            self.say(
+                f"{self.name}: all steps together move a weight by about {reach:.1g}, which in bf16 leaves {share:.0%} of "
+                "the weights as they are; raise learning_rate, train longer or a LoRA, or set precision: fp32"
+            )
 
     def _leaving(self, stop: StopFlag) -> Callable[[], bool]:
         """Whether to leave a step midway. Several processes must agree on it, a message worth sending in slow steps."""

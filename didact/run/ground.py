@@ -13,7 +13,7 @@ from didact.data.sets import subset, tokenized
 from didact.data.settings import Data
 from didact.engine.evaluate import Score
 from didact.engine.mesh import Mesh
-from didact.engine.precision import pick_dtype
+from didact.engine.precision import Numerics, pick_dtype
 from didact.errors import DataProblem, UsageProblem
 from didact.model import attention, heads
 from didact.model.load import load
@@ -94,27 +94,25 @@ def parts_of(
     limit: int | None = None,
     overlong: Literal["drop", "window"] = "window",
     objective: Objective = PLAIN,
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    numerics: Numerics | None = Numerics(),
 ) -> tuple[list[Pieces], Counts]:
     """Data as tokens in pieces of ``context`` at most, as ``objective`` reads it, and what was counted on the way.
 
-    What another model makes of it is computed in ``precision``. Every process calls it.
+    What another model makes of it is computed with ``numerics``, and left out where there are none. Every process
+    calls it.
     """
     if not ground.mesh.main:
         ground.mesh.barrier()  # the first process fills the cache
     corpora = tokenized(data, ground.outputs, seed, renderer, ground.cache / "tokens", objective)
-    where = ", ".join(source.path for source in data.sources)
-    if objective.judged:
-        cut(corpora, context, overlong, where)  # says where nothing fits, before a reference reads
-    if teacher := objective.taught_by():
-        corpora = taught(teacher, data, corpora, ground, renderer, seed, context, precision)
+    if numerics and (teacher := objective.taught_by()):
+        corpora = taught(teacher, data, corpora, ground, renderer, seed, context, numerics)
     if ground.mesh.main:
         ground.mesh.barrier()
     if limit:
         corpora = [subset(c, limit, seed) for c in corpora]
     if objective.filled() > 1:
         corpora = [filled(c, objective.filled()) for c in corpora]
-    return cut(corpora, context, overlong, where, objective.joined)
+    return cut(corpora, context, overlong, ", ".join(source.path for source in data.sources), objective.joined)
 
 
 def before_after(before: Score | None, after: Score | None) -> dict[str, float] | None:

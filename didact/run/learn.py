@@ -15,7 +15,7 @@ from didact.data.stream import TokenStream
 from didact.data.words import listed
 from didact.engine.evaluate import Score, evaluate, scorer
 from didact.engine.metrics import Metrics, read
-from didact.engine.precision import pick_dtype
+from didact.engine.precision import Numerics, compiles, pick_dtype
 from didact.engine.step import Source
 from didact.engine.train import Loop, Place, Trained, length
 from didact.errors import UsageProblem
@@ -280,36 +280,30 @@ def _sources(
             steps = steps or long
             continue
         reading = renderer.embedding(objective.served())
-        parts, counts = parts_of(
-            task.data,
-            ground,
-            reading,
-            stage.seed,
-            stage.context,
-            overlong=stage.overlong,
-            objective=objective,
-            precision=stage.precision,
-        )
+        how = (ground, reading, stage.seed, stage.context)
+        read = partial(parts_of, task.data, *how, overlong=stage.overlong, objective=objective)
+        if objective.taught_by():
+            plain = read(numerics=None)[0]  # says where nothing fits, before a reference reads
+            long = steps or length(stage, _stream(stage, ground, plain))
+            read = partial(read, numerics=Numerics(stage.precision, compiles(stage, long)))
+        parts, counts = read()
         if objective.judged:
             parts = weigh(parts)
             objective, line = objective.counted(*_thumbs(parts))
             ground.say(f"{stage.name}: {line}") if line else None
-        stream = TokenStream(
-            parts,
-            stage.context,
-            stage.batch_size,
-            stage.seed,
-            pack=stage.pack,
-            shuffle=stage.shuffle,
-            rank=ground.mesh.rank,
-            world=ground.mesh.size,
-        )
+        stream = _stream(stage, ground, parts)
         for line in counts.lines():
             ground.say(f"{stage.name}: {line}")
         steps = steps or length(stage, stream)
         sources.append(Source(task.name, objective, stream, task))
         all_counts.append(counts)
     return sources, total(all_counts), steps
+
+
+def _stream(stage: Learning, ground: Ground, parts: Sequence[Pieces]) -> TokenStream:
+    """This process's share of the rows."""
+    how = {"pack": stage.pack, "shuffle": stage.shuffle, "rank": ground.mesh.rank, "world": ground.mesh.size}
+    return TokenStream(parts, stage.context, stage.batch_size, stage.seed, **how)
 
 
 def both(*voices: Callable[[str], None]) -> Callable[[str], None]:

@@ -5,7 +5,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -14,7 +14,7 @@ from didact.data.example import Conversation, Example
 from didact.data.settings import Data
 from didact.data.source import examples
 from didact.data.taught import LIKELIEST, REFERENCE, open_taught
-from didact.engine.precision import pick_dtype
+from didact.engine.precision import Numerics, compiled, pick_dtype
 from didact.errors import DataProblem, UsageProblem
 from didact.model.folder import write_folder
 from didact.model.load import load
@@ -40,9 +40,9 @@ def taught(
     renderer: Renderer,
     seed: int,
     context: int,
-    precision: Literal["auto", "bf16", "fp32"] = "auto",
+    numerics: Numerics,
 ) -> list[Corpus]:
-    """The corpora with the columns of the teacher, or of the reference, computed in the ``precision`` of the stage.
+    """The corpora with the columns of the teacher, or of the reference, computed with the ``numerics`` of the stage.
 
     A reference reads what the student does; a teacher the student's tokens, each conversation behind the ``before`` of
     its record, and so much longer pieces. Raises UsageProblem for one of another tokenizer, DataProblem where the
@@ -54,7 +54,8 @@ def taught(
         raise UsageProblem(what, remedy="name a checkpoint")
     size = _shared(where, renderer)
     identity, found, model = content(where), [], None
-    dtype = pick_dtype(precision, ground.mesh.device)
+    dtype = pick_dtype(numerics.precision, ground.mesh.device)
+    alike = numerics.compiled and not teacher.top  # a reference is compared with the student, number by number
     for source, corpus in zip(examples(data, ground.outputs, seed), corpora, strict=True):
         if not teacher.top:
             reading, wide, key = corpus, context, _digest(corpus)
@@ -62,10 +63,10 @@ def taught(
             key = corpus_key(f"{source.fingerprint} behind what the teacher reads", renderer.key)
             reading = encode(map(_prompted, source), renderer, ground.cache / "tokens", key)
             wide = _aligned(corpus, reading, context, source.source.path)
-        parts = [identity, teacher.top, teacher.temperature, wide, key, str(dtype)]
+        parts = [identity, teacher.top, teacher.temperature, wide, key, str(dtype), *(["compiled"] if alike else [])]
         folder = ground.cache / "teacher" / hashlib.sha256(json.dumps(parts).encode()).hexdigest()[:32]
         if not folder.exists():
-            model = model or Model(load(where, dtype)).to(ground.mesh.device).eval()
+            model = model or compiled(Model(load(where, dtype)).to(ground.mesh.device).eval(), alike)
             longest = min(wide, int(np.diff(reading.bound).max()))
             _fits(model, longest, source.source.path)
             role = "teacher" if teacher.top else "reference"

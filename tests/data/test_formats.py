@@ -168,7 +168,7 @@ GOOD = {
     ),
     "preference of whole chats, with their first message again, and the better chat": (
         {"prompt": "two and two?", "chosen": [USER, ANSWER], "rejected": [USER, WRONG], "messages": [USER, ANSWER]},
-        Answers("f:1", (USER,), ((ANSWER,), (WRONG,)), (1.0, 0.0)),
+        Answers("f:1", "two and two?", ((ANSWER,), (WRONG,)), (1.0, 0.0)),
     ),
     "whole chats": (
         {"chosen": [USER, WRONG, USER, ANSWER], "rejected": [USER, WRONG, USER, WRONG]},
@@ -245,7 +245,7 @@ BAD = {
     "a rating of text": ({"prompt": "a", "completion": "b", "rating": "5"}, "rating is text, wanted a number"),
     "a preference with a chat": (
         chat(USER, ANSWER, chosen=ANSWER, rejected=ANSWER),
-        "chosen is an object, wanted a list",
+        "chosen is an object, wanted a chat",
     ),
     "a rated answer": (chat(USER, ANSWER, kto_tag=False), "the record also has kto_tag, which change what it means"),
     "a picture": (chat(USER, ANSWER, images=["a.png"]), "the record also has images"),

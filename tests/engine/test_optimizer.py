@@ -134,6 +134,15 @@ def test_masters_keep_what_bf16_cannot():
         assert torch.equal(p, optimizer.master[name].bfloat16())
 
 
+@pytest.mark.parametrize("reach", [1e-6, 1e-4, 3e-4, 1e-2])
+def test_stuck_are_the_weights_that_bf16_rounds_back(reach):
+    model = toy_model(dtype=torch.bfloat16)
+    weights = torch.cat([p.detach().view(-1)[::16] for p in model.parameters()]).float().abs()
+    back = ((weights + reach).bfloat16().float() == weights).float().mean().item()
+    assert Optimizer(model, Training()).stuck(reach) == pytest.approx(back, abs=0.01)
+    assert Optimizer(toy_model(), Training()).stuck(reach) == 0  # fp32 weights are their own masters
+
+
 def test_muon_takes_hidden_matrices_only():
     model = toy_model()
     optimizer = Optimizer(model, Training(optimizer="muon"))

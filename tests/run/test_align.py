@@ -64,6 +64,45 @@ def test_a_model_with_dropout_is_held_against_its_reference_without(asked):
     assert first["gauge/dpo/margin"] == pytest.approx(0, abs=1e-4)
 
 
+@pytest.mark.parametrize(("how", "steps", "wanted"), [("on", 3, True), ("auto", 3, False), ("auto", 400, True)])
+def test_a_reference_is_compiled_where_the_model_in_training_is(asked, monkeypatch, how, steps, wanted):
+    """What rounds otherwise is no reference: in bf16 the first margins of long answers were nats from zero."""
+    asked_for = {}
+
+    def of(name):
+        def recorded(model, wanted=True):
+            asked_for[name] = wanted
+            if name == "training":
+                raise Found
+            return model
+
+        return recorded
+
+    class Found(Exception):
+        pass
+
+    monkeypatch.setattr("didact.run.teach.compiled", of("reference"))
+    monkeypatch.setattr("didact.engine.train.compiled", of("training"))
+    align(asked, "data: pairs.jsonl")
+    with pytest.raises(Found):
+        asked.run(f"align.compile={how!r}", f"align.max_steps={steps}")
+    assert asked_for == {"reference": wanted, "training": wanted}
+
+
+@pytest.mark.parametrize(("rate", "told"), [("1e-7", True), ("1e-2", False)])
+def test_a_rate_that_bf16_loses_is_said(asked, rate, told):
+    align(asked, "data: pairs.jsonl")
+    asked.run("align.precision=bf16", "align.max_steps=1", f"align.learning_rate={rate}")
+    assert any("in bf16 leaves" in line for line in asked.said) == told
+
+
+@pytest.mark.slow
+def test_compiled_bf16_starts_at_log_two_too(asked):
+    align(asked, "data: pairs.jsonl")
+    asked.run("align.compile='on'", "align.precision=bf16")
+    assert metrics(asked)[0]["loss"] == pytest.approx(math.log(2), abs=1e-3)
+
+
 def test_a_reference_is_read_once_and_kept(asked):
     align(asked, "data: pairs.jsonl")
     asked.run()
