@@ -91,7 +91,7 @@ class Optimizer:
 
     @torch.no_grad()
     def stuck(self, reach: float) -> float:
-        """The share of bf16 weights, every sixteenth looked at, that stay as they are where all steps add up to ``reach``.
+        """The share of bf16 weights that stay as they are where all steps add up to ``reach``; it is a sample.
 
         A weight of 2^e to 2^(e+1) changes in bf16 when its master has gone half of 2^(e-7); AdamW goes about the
         learning rate a step.

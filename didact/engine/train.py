@@ -30,6 +30,7 @@ from didact.model.model import Model
 from didact.rng import Rng, mix
 
 SLOW = 5.0  # seconds a step may last before several processes agree midway on whether to leave it
+STUCK = 0.5  # of the weights, which is worth a word
 
 
 @dataclass
@@ -259,8 +260,8 @@ class Loop:
         share = self.optimizer.stuck(reach)
         if share > STUCK:
             self.say(
-                f"{self.name}: all steps together move a weight by about {reach:.1g}, which in bf16 leaves {share:.0%} of "
-                "the weights as they are; raise learning_rate, train longer or a LoRA, or set precision: fp32"
+                f"{self.name}: all steps together move a weight by about {reach:.1g}, which in bf16 leaves {share:.0%} "
+                "of the weights as they are; raise learning_rate, train longer or a LoRA, or set precision: fp32"
             )
 
     def _leaving(self, stop: StopFlag) -> Callable[[], bool]:
