@@ -14,6 +14,7 @@ from transformers import PreTrainedConfig
 
 from didact.audit import laws
 from didact.audit.acted import acted
+from didact.audit.scored import save_scorers, scored_as_trained
 from didact.audit.toy import toy_network, toy_teacher
 from didact.data.corpus import Corpus, encode
 from didact.data.example import Answers, Conversation, Document, Example, Said, Texts
@@ -29,7 +30,6 @@ from didact.engine.progress import Progress
 from didact.engine.step import Source
 from didact.engine.train import Loop
 from didact.errors import Problem
-from didact.model.classifier import save_classifier, save_member
 from didact.model.load import load as load_network
 from didact.model.model import Model
 from didact.model.save import save_model
@@ -38,6 +38,7 @@ from didact.objective import resolve
 from didact.objective.base import Objective
 from didact.objective.diffusion import Diffusion
 from didact.objective.policy import Policy
+from didact.objective.reward import Reward
 from didact.recipe import Learning, load
 from didact.recipe.learning import TaskSpec
 from didact.recipe.rewarding import RewardModel
@@ -174,6 +175,8 @@ class Trial:
         yield Measured(name, "3 weight zero is nothing", laws.weight_zero(model, objective, loose), self.gradient)
         if objective.generates or isinstance(objective, Diffusion):
             yield Measured(name, "5 sampled as trained", self._sampled(model, objective, renderer, found), self.logprob)
+        if isinstance(objective, Reward):
+            yield Measured(name, "5 scored as trained", self._scored(model, objective, renderer, found), self.logprob)
         if any(isinstance(example, Conversation) for example in found):
             yield self._joint(name, renderer, found)
 
@@ -248,21 +251,20 @@ class Trial:
         return Measured(name, "5 rendered as served", float(len(said)), 0.0, note)
 
     def _save(self) -> None:
-        renderer, model = self._model()
         if isinstance(self.stage, RewardModel):
-            self._save_scorers(self.stage, renderer, model)
+            save_scorers(self._model, self.stage.ensemble, self.folder)
             return
+        renderer, model = self._model()
         heads = model.heads.state_dict()
         save_model(model.net, renderer.tokenizer, self.folder / "saved", stops=renderer.stops, heads=heads)
 
-    def _save_scorers(self, stage: RewardModel, renderer: Renderer, model: Model) -> None:
-        """A reward model, with a second member where there is an ensemble."""
-        others = {"member-2": self.folder / "member-2"} if stage.ensemble > 1 else {}
-        for place in others.values():
-            other = self._model(2)[1]
-            save_member(other.net, _scorer(other), place, {})
-        given = _scorer(model), renderer.tokenizer, renderer.stops
-        save_classifier(model.net, *given, self.folder / "saved", {}, others=others)
+    def _scored(self, model: Model, objective: Objective, renderer: Renderer, found: Sequence[Example]) -> float:
+        """Law 5 of a reward model."""
+        few = [one for one in arranged(found, objective) if isinstance(one, Answers)][:ROWS]
+        parts = self._parts(few, renderer, "scored", objective)
+        stream = TokenStream(parts, self.context, len(few), self.stage.seed, pack=False, shuffle=False)
+        batch = next(stream.start(0))[0].to(self.mesh.device)
+        return scored_as_trained(model, renderer, laws.prepared(model, objective, batch), few)
 
     def _resume(self) -> float:
         """Law 4: a run of four steps, and one that goes on from the second's checkpoint; their largest difference."""
@@ -299,11 +301,6 @@ class Trial:
             sources.append(Source(task.name, objective, stream, task))
         _Silent(model, sources, settings, STEPS, self.folder / "run", self.mesh, _unsaid).run()
         return {name: weight.detach().cpu().clone() for name, weight in model.named_parameters()}
-
-
-def _scorer(model: Model) -> torch.Tensor:
-    """The head of a reward model, [D]."""
-    return model.heads["reward"].get_parameter("weight").detach()[0]
 
 
 def _unsaid(line: str) -> None:

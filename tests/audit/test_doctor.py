@@ -91,6 +91,7 @@ def test_all_laws_hold_where_a_model_learns_from_its_own_answers(world, objectiv
         "align: {data: ranked.jsonl, tune: {lora: {rank: 2}}}",
         "align: {data: thumbs.jsonl, objective: kto, annotators: dawid_skene}",
         "reward: {data: ranked.jsonl, objective: {reward: {debias: [person, length, place]}}}",
+        "reward: {data: talked.jsonl}",
         "reward: {data: ranked.jsonl, ensemble: 2, tune: {lora: {rank: 2}}}",
     ],
 )
@@ -101,16 +102,18 @@ def test_all_laws_hold_where_a_model_learns_from_judgements(world, stage):
     (world / "thumbs.jsonl").write_text(
         lines([{"prompt": f"{i}?", "completion": "No.", "label": i < 3} for i in range(9)])
     )
+    talked = [{"role": "user", "content": "Which?"}], [{"role": "assistant", "content": "It."}]
+    (world / "talked.jsonl").write_text(lines([{"prompt": talked[0], "chosen": talked[1], "rejected": "No."}] * 6))
     found = measure(write(world, stage))
     assert all(found.values()), found
-    assert len(found) == 1 + (6 if "align" in stage else 5)
+    assert len(found) == 1 + 6
 
 
 def test_a_reward_model_that_could_not_be_saved_is_found(world, monkeypatch):
     def wrong(*given, **named):
         raise UsageProblem("it cannot be left")
 
-    monkeypatch.setattr("didact.audit.trial.save_classifier", wrong)
+    monkeypatch.setattr("didact.audit.scored.save_classifier", wrong)
     base(world)
     (world / "pairs.jsonl").write_text('{"prompt": "Say", "chosen": "Yes.", "rejected": "No."}\n' * 6)
     found = measure(write(world, "reward: {data: pairs.jsonl}"))

@@ -49,9 +49,9 @@ def harmed(server, place: Path, name: str, folder: Path, whole: Path, harms: lis
     struck, job = 0, {"recipe": str(place / f"{name}.yaml"), "world": world}
     for harm in harms:
         codes = server.attempt(job, folder, signal=int(signal.SIGKILL), **harm)
-        assert set(codes) <= {0, -9}, said(folder)
         if set(codes) == {0}:
             break
+        assert codes[harm["rank"]] == -9, said(folder)  # another may see its peer gone before it is ended too
         struck += 1
     run(server, place, name, folder, world)
     assert left(folder) == left(whole), "a step differs when taken again"
