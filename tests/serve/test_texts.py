@@ -31,6 +31,13 @@ def one(named, prompt, seed):
     return Sampler(named.model, decode, named.renderer.stops).generate([prompt], [way])[0]
 
 
+def test_seeds_have_63_bits_and_the_one_after_the_last_is_0(server):
+    named = next(iter(server.state.models.values())).named
+    ids, last = named.renderer.beginning("The red"), (1 << 63) - 1
+    answer = server.client.completions.create(**WARM, prompt=ids, n=2, seed=last)
+    assert [choice.text for choice in answer.choices] == [one(named, ids, seed).text for seed in (last, 0)]
+
+
 def test_texts_and_ids_are_gone_on_from_alike(server):
     named = next(iter(server.state.models.values())).named
     texts = ["The red", "The blue a"]
