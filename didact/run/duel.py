@@ -3,9 +3,10 @@
 import hashlib
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from statistics import fmean
+from typing import TYPE_CHECKING, Any
 
 import yaml
 from pydantic import TypeAdapter, ValidationError
@@ -19,6 +20,7 @@ from didact.engine.mesh import Mesh, pick_device
 from didact.errors import UsageProblem
 from didact.measure.duel import Judge, Said, by_rewards, facts, judged, said
 from didact.measure.pairwise import RUBRIC, Pairwise
+from didact.measure.wins import win_rate
 from didact.recipe.rewarding import Rewards
 from didact.rollout.prompts import Prompt, prompt
 from didact.rollout.settings import Sampling
@@ -26,6 +28,9 @@ from didact.run.forgetting import general_text
 from didact.run.ground import Ground
 from didact.run.named import Named, locate, open_model
 from didact.run.rewards import Shelf
+
+if TYPE_CHECKING:
+    from didact.feedback.store import Kept
 
 READ: TypeAdapter[Any] = TypeAdapter(Rewards)
 CONTEXT = 1024  # tokens of general text in a row
@@ -67,8 +72,8 @@ def duel(ours: str, theirs: str, options: Duel, say: Callable[[str], None]) -> d
     (asked, mine, knows), (_, other, knew) = found
     told: dict[str, Any] = {"model": ours, "against": theirs}
     if options.people:
-        told |= {"prompts": len(asked), "queued": _queue(ours, theirs, asked, mine, other, options)}
-        say(f"{told['queued']:,} pairs wait to be judged; `didact feedback report` shows who wins once they are")
+        told |= _people((ours, theirs), asked, mine, other, options)
+        say(_result(told, options.store))
     else:
         ground = Ground(locate(theirs, say), None, None, None, {}, cache_dir(), mesh, say)
         judge = _judge(options, specs, ground, say)
@@ -108,24 +113,70 @@ def _general(found: Named, mesh: Mesh) -> float | None:
     return evaluate(found.model, scorer(found.model), parts, CONTEXT, mesh).bits_per_byte
 
 
-def _queue(ours: str, theirs: str, asked: Sequence[Prompt], mine: Said, other: Said, options: Duel) -> int:
-    """Puts each pair into the review queue, the two in an order of chance; the same pairs again are not put twice."""
-    from didact.feedback.records import Candidate, Exchange, Message, Review
-    from didact.feedback.review import enqueue
-    from didact.feedback.store import Kept, Store
+@dataclass(frozen=True)
+class _Pair:
+    """Two answers to one prompt in the store, and the number that the first model's has there."""
 
-    kept = []
-    for one, a, b in zip(asked, mine.answers, other.answers, strict=True):
-        turns = tuple(Message(role=turn["role"], content=str(turn.get("content", ""))) for turn in one.messages)
-        texts = a.text.strip(), b.text.strip()
-        if texts[0] == texts[1]:
-            continue
-        pair = [Candidate(text=text, model=name) for text, name in zip(texts, (ours, theirs), strict=True)]
-        key = hashlib.sha256(json.dumps([ours, theirs, [turn.content for turn in turns], texts]).encode()).hexdigest()
-        shown = random.Random(key).sample(range(2), 2)
-        exchange = Exchange(prompt=turns, candidates=tuple(pair), shown=tuple(shown))
-        kept.append(Kept(f"x{key[:32]}", Kept.now(exchange).time, exchange))
+    kept: "Kept"
+    ours: int
+    lengths: tuple[int, int]
+
+    def win(self, ranking: Sequence[Sequence[int]]) -> float:
+        """1 where a person found ours better, 0.5 for a tie, 0."""
+        (mine,) = (place for place, group in enumerate(ranking) if self.ours in group)
+        return 0.5 if len(ranking) == 1 else float(mine == 0)
+
+
+def _people(names: tuple[str, str], asked: Sequence[Prompt], mine: Said, other: Said, options: Duel) -> dict[str, Any]:
+    """Puts each pair into the review queue, what is there already not twice; and what people said of them so far."""
+    from didact.feedback.records import Ranking, Review
+    from didact.feedback.review import enqueue
+    from didact.feedback.standing import standing
+    from didact.feedback.store import Store
+
+    both = zip(asked, mine.answers, other.answers, strict=True)
+    pairs = {pair.kept.id: pair for pair in (_pair(names, one, a.text, b.text) for one, a, b in both) if pair}
+    wins: dict[str, list[float]] = {}
+    who = set()
     with Store.open(options.store) as store:
-        store.put(kept)
-        enqueue(store, [Review(exchange=one.id, wanted=options.people) for one in kept])
-    return len(kept)
+        store.put([pair.kept for pair in pairs.values()])
+        enqueue(store, [Review(exchange=id, wanted=options.people) for id in pairs])
+        for one in standing(store):
+            if one.exchange_id in pairs and isinstance(one.judgement, Ranking):
+                wins.setdefault(one.exchange_id, []).append(pairs[one.exchange_id].win(one.judgement.ranking))
+                who.add(one.judgement.annotator)
+    told = {"prompts": len(asked), "alike": len(asked) - len(pairs), "queued": len(pairs), "judged": len(wins)}
+    if wins:
+        found = win_rate([fmean(wins[id]) for id in wins], [pairs[id].lengths for id in wins], options.seed)
+        told |= {"people": len(who), **facts(found, mine, other), "prompts": len(asked)}
+    return told
+
+
+def _pair(names: tuple[str, str], one: Prompt, *texts: str) -> "_Pair | None":
+    """A pair as it is kept, where the answers differ: neither its numbers nor its order say whose is whose."""
+    from didact.feedback.records import Candidate, Exchange, Message
+    from didact.feedback.store import Kept
+
+    ours, theirs = (text.strip() for text in texts)
+    if ours == theirs:
+        return None
+    turns = tuple(Message(role=turn["role"], content=str(turn.get("content", ""))) for turn in one.messages)
+    pair = [Candidate(text=text, model=name) for text, name in zip((ours, theirs), names, strict=True)]
+    about = [*names, *((turn.role, turn.content) for turn in turns), ours, theirs]
+    key = hashlib.sha256(json.dumps(about).encode()).hexdigest()
+    chance = random.Random(key)
+    order, shown = chance.sample(range(2), 2), chance.sample(range(2), 2)
+    exchange = Exchange(prompt=turns, candidates=tuple(pair[i] for i in order), shown=tuple(shown))
+    return _Pair(Kept(f"x{key[:32]}", Kept.now(exchange).time, exchange), order.index(0), (len(ours), len(theirs)))
+
+
+def _result(told: Mapping[str, Any], store: str | None) -> str:
+    """What people said, and what is to be done for more."""
+    said = f"{told['judged']:,} of {told['queued']:,} pairs are judged"
+    if told["judged"]:
+        low, high = told["interval"]
+        said += f" by {told['people']:,}: {told['model']} wins {told['win_rate']:.1%} ({low:.1%} to {high:.1%})"
+        said += f", {told['ties']:,} ties"
+    where = f" --feedback {store}" if store else ""
+    more = f"; judge on the page of `didact serve {told['model']}{where}`, under Review, and ask again who wins"
+    return said + (more if told["judged"] < told["queued"] else "")

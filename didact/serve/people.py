@@ -58,11 +58,14 @@ def router(store: Store) -> APIRouter:
 
     @at.get("/review")
     def review(annotator: Annotated[Id, Query(description="Who is to judge.")]) -> Plain:
-        """The next item for a person, with its exchange where it has one, and how many are left, with this one."""
+        """The next item for a person, with its exchange where it has one, and how many are left, with this one.
+
+        Of the answers there is the text alone: who wrote them is not told to those who judge.
+        """
         with _problems():
             item = following(store, annotator)
             asked = item.record.exchange if item and isinstance(item.record, Review) else None
-            exchange = store.get(asked).plain() if asked else None
+            exchange = _nameless(store.get(asked).plain()) if asked else None
             return {"item": item.plain() if item else None, "exchange": exchange, "left": left(store, annotator)}
 
     @at.post("/review")
@@ -92,6 +95,10 @@ def router(store: Store) -> APIRouter:
             return {"removed": store.forget(id)}
 
     return at
+
+
+def _nameless(exchange: Plain) -> Plain:
+    return exchange | {"candidates": [{"text": one["text"]} for one in exchange["candidates"]]}
 
 
 @contextmanager

@@ -121,7 +121,8 @@ export class Round {
       return;
     }
     this.ranking.close("Recorded");
-    this.ranking.reveal(this.asked);
+    this.ranking.reveal();
+    this.ranking.more(this.asked);
     this.ranking.cards[0].root.focus();
     announce("Recorded");
     this.told();

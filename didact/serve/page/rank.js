@@ -184,14 +184,21 @@ export class Ranking {
     for (const card of this.cards) for (const node of card.places.children) node.disabled = true;
   }
 
-  // Names the models, and lets a person write a better answer in place of any.
-  reveal(asked) {
+  // Names the models.
+  reveal() {
     for (const card of this.cards) {
       const answer = this.answers[card.number];
-      const { temperature, seed } = answer.sampling ?? {};
+      const { temperature, seed } = answer.sampling;
       const how = Object.entries({ temperature, seed }).filter(([, value]) => value !== undefined);
-      const name = [answer.model || "unknown model", ...how.map((each) => each.join(" "))].join(" · ");
+      const name = [answer.model, ...how.map((each) => each.join(" "))].join(" · ");
       card.name.append(h("span", { className: "revealed" }, name));
+    }
+  }
+
+  // Lets a person say more of each answer, and write a better one in its place.
+  more(asked) {
+    for (const card of this.cards) {
+      const answer = this.answers[card.number];
       answer.said ??= slots();
       const bar = new Bar(answer, { asked: () => asked, changed: () => {}, number: card.number, text: card.text });
       card.root.append(bar.root);

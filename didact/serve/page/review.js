@@ -109,7 +109,7 @@ function ranked(exchange, answers, asked, body, judged) {
     await judge(asked, place, fields, () => {});
     if (place.trouble) return void (ranking.status.textContent = `Not recorded. ${place.trouble}`);
     ranking.close("Recorded");
-    ranking.reveal(asked);
+    ranking.more(asked); // whose they are is not told, for the next ones may be theirs, too
     judged();
   }
 }
