@@ -31,6 +31,7 @@ class Align(Learning):
     @classmethod
     def what_feedback_means(cls, value: Any) -> Any:
         """Says which kind of feedback is meant where the recipe does not."""
+        value = cls.one_key(value)  # this is asked before the base is
         if not isinstance(value, dict):
             return value
         if isinstance(value.get("tasks"), list | tuple):
@@ -42,14 +43,15 @@ def _meant(given: dict[str, Any]) -> dict[str, Any]:
     data, objective = given.get("data"), given.get("objective", "dpo")
     name = next(iter(objective), "") if isinstance(objective, dict) else objective
     kind = "thumbs" if name in THUMBS else "rankings" if name in RANKINGS else "preferences"
-    if isinstance(data, str):
-        return given | {"data": _kind(data, kind)}
     if isinstance(data, list | tuple):
-        return given | {"data": [_kind(one, kind) if isinstance(one, str) else one for one in data]}
-    return given
+        return given | {"data": [_kind(one, kind) for one in data]}
+    return given if data is None else given | {"data": _kind(data, kind)}
 
 
-def _kind(path: str, kind: str) -> str:
-    """``feedback`` and ``feedback@store`` with their kind."""
-    head, mark, rest = path.partition("@")
-    return f"{FEEDBACK}:{kind}{mark}{rest}" if head == FEEDBACK else path
+def _kind(source: Any, kind: str) -> Any:
+    """``feedback``, ``feedback@store`` and ``feedback#count`` with their kind, also as a mapping with ``path``."""
+    if isinstance(source, dict) and "path" in source:
+        return source | {"path": _kind(source["path"], kind)}
+    if isinstance(source, str) and source[len(FEEDBACK) :][:1] in ("", "@", "#") and source.startswith(FEEDBACK):
+        return f"{FEEDBACK}:{kind}{source.removeprefix(FEEDBACK)}"
+    return source

@@ -194,6 +194,8 @@ def test_feedback_means_what_the_objective_learns_from(objective, wanted):
     wanted = [f"feedback:{wanted}", f"feedback:{wanted}@runs/a.sqlite", "feedback:edits", "a.jsonl"]
     assert [source.path for source in stage.data.sources] == wanted
     assert Align.model_validate({"data": "feedback"}).data == Align(data="feedback:preferences").data
+    in_a_recipe = {"align": {"data": ["feedback#50", {"path": "feedback", "weight": 2}], "objective": objective}}
+    assert {source.path for source in Align.model_validate(in_a_recipe).data.sources} == {wanted[0]}
 
 
 def test_learning_rates_are_small(asked):
