@@ -31,12 +31,14 @@ class Align(Learning):
     @classmethod
     def what_feedback_means(cls, value: Any) -> Any:
         """Says which kind of feedback is meant where the recipe does not."""
-        value = cls.one_key(value)  # this is asked before the base is
         if not isinstance(value, dict):
             return value
-        if isinstance(value.get("tasks"), list | tuple):
-            return value | {"tasks": [_meant(one) if isinstance(one, dict) else one for one in value["tasks"]]}
-        return _meant(value)
+        given = value.get(cls.kind) if list(value) == [cls.kind] else value  # the base takes it off after this
+        if not isinstance(given, dict):
+            return value
+        if isinstance(given.get("tasks"), list | tuple):
+            return given | {"tasks": [_meant(one) if isinstance(one, dict) else one for one in given["tasks"]]}
+        return _meant(given)
 
 
 def _meant(given: dict[str, Any]) -> dict[str, Any]:
