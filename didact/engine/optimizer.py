@@ -97,7 +97,8 @@ class Optimizer:
         learning rate a step.
         """
         weights = [self.master[name].view(-1)[::16] for name, p in self.live.items() if p is not self.master[name]]
-        held = sum(int((torch.ldexp(torch.ones_like(w), w.frexp().exponent - 9) > reach).sum()) for w in weights)
+        halves = [torch.ldexp(w.ne(0).float(), w.frexp().exponent - 9) for w in weights]  # zero moves at once
+        held = sum(int((half > reach).sum()) for half in halves)
         return held / max(sum(w.numel() for w in weights), 1)
 
     def tensors(self) -> dict[str, Tensor]:

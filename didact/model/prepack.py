@@ -15,6 +15,8 @@ from weakref import WeakKeyDictionary
 import torch
 from torch import Tensor, nn
 
+from didact.model.uncompiled import uncompiled
+
 ROWS = 64  # above so many rows the reordering no longer matters
 # Layers that transformers' models run one after the other on the same tensor.
 TOGETHER = (("q_proj", "k_proj", "v_proj"), ("gate_proj", "up_proj"))
@@ -35,7 +37,7 @@ def prepacked(net: nn.Module) -> Iterator[None]:
         for place, module in enumerate(group):
             module.forward = partial(shared.forward, place)
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled():
             yield
     finally:
         for group in groups:

@@ -20,6 +20,7 @@ from didact.model.heads import write as write_heads
 from didact.model.load import CONFIG, load, quiet, scrub
 from didact.model.lora import LoraLinear, adapted, save_adapter
 from didact.model.shards import read_json
+from didact.model.uncompiled import uncompiled
 from didact.text import tokenizer as tokenizers
 
 if TYPE_CHECKING:
@@ -206,7 +207,7 @@ def _plainly(model: PreTrainedModel) -> Iterator[None]:
     model.eval()
     model.set_attn_implementation("eager")
     try:
-        with torch.compiler.set_stance("force_eager"):
+        with uncompiled():
             yield
     finally:
         model.set_attn_implementation(attention)

@@ -41,4 +41,8 @@ def serving(state: State) -> Iterator[int]:
         server.should_exit = True
         state.engine.stop()
         thread.join(PATIENCE)
+        state.engine.thread.join(PATIENCE)
+        for served in state.models.values():
+            if served.lane:
+                served.lane.close()
         listener.close()

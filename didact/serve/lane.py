@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import weakref
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -53,6 +54,11 @@ class Lane:
         self.reading: list[_Reading] = []
         self.open = ExitStack()
         self.open.enter_context(prepacked(named.model.net))
+        weakref.finalize(self, self.open.close).atexit = False
+
+    def close(self) -> None:
+        """Leaves the model as others find it; the engine has ended."""
+        self.open.close()
 
     @contextmanager
     def plain(self) -> Iterator[None]:

@@ -1,10 +1,12 @@
 """Long prompts are read in pieces: whoever writes meanwhile goes on, and what comes out is what would have come out."""
 
+import gc
 from types import SimpleNamespace
 
 import pytest
 import torch
 
+from didact.model import uncompiled
 from didact.rollout.sampler import Sampler
 from didact.rollout.settings import Sampling
 from didact.run.named import open_model
@@ -91,3 +93,13 @@ def test_whoever_leaves_while_the_prompt_is_read_leaves_nothing(lane):
     assert not lane.reading
     assert lane.step() == []
     assert not lane.rows
+
+
+def test_a_lane_that_nobody_needs_leaves_the_model_and_the_compiler_alone(named):
+    before, net = uncompiled._users, named.model.net
+    made = lanes.Lane(named)
+    assert uncompiled._users == before + 1
+    del made
+    gc.collect()
+    assert uncompiled._users == before
+    assert all("forward" not in vars(module) for module in net.modules())
