@@ -55,6 +55,7 @@ $(ORACLE_STAMP): $(DEV_STAMP)
 	$(BIN)/python $(PIP) -e '.[dev,oracle]'
 	touch $@
 
+APART := $(subst -c constraints.txt,--no-deps --upgrade,$(PIP))
 LLAMA := TESTS=OFF EXAMPLES=OFF APP=OFF
 
 # The last line is a guard: peers may ask for torchvision, which breaks transformers beside a CPU torch.
@@ -64,5 +65,6 @@ $(BENCH_STAMP): pyproject.toml constraints.txt $(wildcard benchmarks/requirement
 	CMAKE_ARGS='$(LLAMA:%=-DLLAMA_BUILD_%) -DLLAMA_USE_PREBUILT_UI=OFF -DLLAMA_OPENSSL=OFF' \
 	.bench-venv/bin/python $(PIP) -r benchmarks/requirements-server.txt
 	.bench-venv/bin/python $(PIP) --no-deps -r benchmarks/requirements-nodeps.txt
+	.bench-venv/bin/python $(APART) --target .bench-venv/trl-ppo -r benchmarks/requirements-ppo.txt
 	! .bench-venv/bin/python -c 'import torchvision' 2>/dev/null
 	touch $@

@@ -10,7 +10,7 @@ import numpy as np
 from benchmarks.case import Inputs, Plan
 from benchmarks.inputs import encoder, endless, finetuning, ragged, text
 
-GROUP, NEW_TOKENS = 8, 64
+GROUP, NEW_TOKENS, EPOCHS = 8, 64, 4
 
 
 def preferring(folder: Path, plan: Plan) -> Inputs:
@@ -49,7 +49,7 @@ def rolling(folder: Path, plan: Plan) -> Inputs:
         for _ in range(plan.steps)
     ]
     steps = [[encoder(model)(one) for one in step] for step in texts]
-    return Inputs(str(model), steps, {"texts": texts, "group": GROUP, "new_tokens": NEW_TOKENS})
+    return Inputs(str(model), steps, {"texts": texts, "new_tokens": NEW_TOKENS})
 
 
 def of_pairs(step: list[Any]) -> int:

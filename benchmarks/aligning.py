@@ -1,4 +1,4 @@
-"""Alignment beside TRL: one step of DPO, KTO and GRPO on the same prompts and answers."""
+"""Alignment beside TRL: one step of DPO, KTO, GRPO and PPO on the same prompts and answers."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ from benchmarks.case import ROUNDED, Case, Inputs, Peer, Plan, Side, timed
 from benchmarks.hyper import RATE_PREFERENCE
 
 PACKAGES = ("trl", "transformers", "accelerate", "torch")
+IN_BF16 = {"weights": "bfloat16", "precision": "fp32"}
 
 
 def trl(run: str, name: str, about: str, lesser: str = "", **options: Any) -> Side:
     base = {"precision": "bf16", "weights": "float32", "attention": "sdpa", "rate": RATE_PREFERENCE}
-    return Side(f"TRL {name}", f"peer_trl_align:{run}", about, {**base, **options}, lesser)
+    return Side(f"TRL {name}", run, about, {**base, **options}, lesser)
 
 
 def sides(run: str, trainer: str, **options: Any) -> tuple[Side, ...]:
     """TRL as it might be fastest."""
-    rounded = {"weights": "bfloat16", "precision": "fp32"}
     return (
         trl(run, "sdpa", f"{trainer}, padded, sdpa, autocast bf16", **options),
         trl(run, "eager", f"{trainer}, padded, eager attention, autocast bf16", attention="eager", **options),
-        trl(run, "bf16 weights", f"{trainer}, weights and AdamW in bf16", ROUNDED, **{**options, **rounded}),
+        trl(run, "bf16 weights", f"{trainer}, weights and AdamW in bf16", ROUNDED, **{**options, **IN_BF16}),
     )
 
 
@@ -44,7 +44,7 @@ def preferring(name: str, about: str, prepare: Callable[[Path, Plan], Inputs], d
         name=name,
         about=f"SmolLM2-135M, all weights, bf16; {about}, of ragged length; reference log-probabilities made before",
         ours=ours("prefer", "one row a step, in which each prompt stands once", objective=name),
-        peers=(Peer("TRL", PACKAGES, sides(name, trainer)),),
+        peers=(Peer("TRL", PACKAGES, sides(f"peer_trl_align:{name}", trainer)),),
         prepare=prepare,
         parts=timed,
         full=Plan(rounds=5, warmup=1, measured=2, documents=documents, trial=1),
@@ -62,18 +62,34 @@ KTO = preferring(
     8,
 )
 
+GROUPS: dict[str, Any] = {"group": aligned.GROUP, "epochs": 1, "beta": 0.0}
 GRPO = Case(
     name="grpo",
     about=f"SmolLM2-135M, all weights, bf16; 2 prompts of about 64 tokens a step, {aligned.GROUP} answers of "
     f"{aligned.NEW_TOKENS} tokens each: sampling, reward, gradient and update; tokens are those written",
-    ours=ours("reinforce", "a group's prompt is read once, in sampling and in the gradient", objective="grpo"),
+    ours=ours(
+        "reinforce",
+        "a group's prompt is read once, in sampling and in the gradient; the reference is read",
+        **{"objective": "grpo", **GROUPS},
+    ),
     peers=(
         Peer(
             "TRL",
             PACKAGES,
             (
-                *sides("grpo", "GRPOTrainer, transformers' generate", continuous=False),
-                trl("grpo", "continuous batching", "GRPOTrainer, continuous batching of transformers", continuous=True),
+                *sides(
+                    "peer_trl_align:grpo",
+                    "GRPOTrainer without a reference, transformers' generate",
+                    group=aligned.GROUP,
+                    continuous=False,
+                ),
+                trl(
+                    "peer_trl_align:grpo",
+                    "continuous batching",
+                    "GRPOTrainer without a reference, continuous batching of transformers",
+                    group=aligned.GROUP,
+                    continuous=True,
+                ),
             ),
             agrees=False,
         ),
@@ -86,4 +102,56 @@ GRPO = Case(
     why="answers are drawn at random; the tests hold the losses to TRL's on the same tensors",
 )
 
-ALIGNING = (DPO, KTO, GRPO)
+
+SINGLE: dict[str, Any] = {"epochs": aligned.EPOCHS, "beta": 0.05}
+CRITIC = "PPOTrainer, its value model a head on the policy's own network, which TRL reads once more for it"
+
+
+def ppo(name: str, about: str, lesser: str = "", **options: Any) -> Side:
+    return trl("peer_trl_ppo:ppo", name, about, lesser, **{**SINGLE, "critic": "trunk", "everywhere": False, **options})
+
+
+PPO = Case(
+    name="ppo",
+    about=f"SmolLM2-135M, all weights, bf16; 4 prompts of about 64 tokens a step, an answer of {aligned.NEW_TOKENS} "
+    f"tokens each: sampling, reward, reference, critic, and {aligned.EPOCHS} updates on all answers; tokens are those "
+    "written; the reward is a function, which TRL gets in the form of a network",
+    ours=ours(
+        "reinforce",
+        "a value head on the policy's network, which is read once for both; gradients are clipped, TRL's are not",
+        **{"objective": "ppo", "group": 1, **SINGLE},
+    ),
+    peers=(
+        Peer(
+            "TRL",
+            PACKAGES,
+            (
+                ppo("sdpa", f"{CRITIC}; padded, sdpa, autocast bf16 in the gradient, sampling in fp32"),
+                ppo("eager", "the same with eager attention", attention="eager"),
+                ppo(
+                    "autocast everywhere",
+                    "the first with autocast bf16 in sampling too",
+                    "its log-probabilities and values are rounded to bf16, so that ratios are off before any update",
+                    everywhere=True,
+                ),
+                ppo("bf16 weights", "the first with weights and AdamW in bf16", ROUNDED, **IN_BF16),
+                ppo(
+                    "table",
+                    "the first with a value model that is a table of the ids",
+                    "its critic sees one token and nothing before it",
+                    critic="table",
+                ),
+            ),
+            agrees=False,
+            apart="trl-ppo",
+        ),
+    ),
+    prepare=aligned.rolling,
+    parts=timed,
+    full=Plan(rounds=3, warmup=1, measured=1, documents=4, trial=1),
+    quick=Plan(rounds=2, warmup=1, measured=1, documents=2, trial=0),
+    tolerance=0.0,
+    why=GRPO.why,
+)
+
+ALIGNING = (DPO, KTO, GRPO, PPO)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -30,13 +31,15 @@ class Peer:
     """A peer and every way it might be at its best; the trial round picks the fastest that does the same work.
 
     ``packages`` are the distributions whose versions matter. ``agrees`` is off where the peer computes in another
-    precision, so that its numbers cannot be held against ours.
+    precision or draws at random, so that its numbers cannot be held against ours. ``apart`` is a folder of the
+    environment whose packages its module puts before the environment's own.
     """
 
     name: str
     packages: tuple[str, ...]
     sides: tuple[Side, ...]
     agrees: bool = True
+    apart: str = ""
 
 
 @dataclass(frozen=True)
@@ -106,7 +109,8 @@ class Served:
 class Measured:
     """Seconds, tokens and loss of each step, or the tokens each prompt got; ``peak`` is the process's in bytes.
 
-    ``tokens`` count what was read and not padding in training, and what was generated in generation.
+    ``tokens`` count what was read and not padding in training, and what was generated in generation. ``spent`` are the
+    seconds of each step by what they went into, where a side says so.
     """
 
     seconds: list[float]
@@ -115,6 +119,7 @@ class Measured:
     generated: list[list[int]] = field(default_factory=list)
     peak: int = 0
     served: Served | None = None
+    spent: list[dict[str, float]] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, raw: Mapping[str, Any]) -> Measured:
@@ -148,6 +153,11 @@ class Case:
     quick: Plan
     tolerance: float
     why: str
+
+
+def beside(apart: str) -> str:
+    """The folder of packages of a peer that has versions of its own; see the Makefile."""
+    return str(Path(sys.prefix) / apart)
 
 
 def timed(plan: Plan) -> dict[str, slice]:

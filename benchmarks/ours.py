@@ -100,18 +100,26 @@ def _objective(job: Job) -> Objective:
     return objective.bind(tokenizers.vocabulary(tokenizers.load(Path(job.inputs.model))))
 
 
-def loop(model: Model, settings: Training, task: Task, steps: int, micro_rows: int) -> Measured:
-    optimizer, mesh = Optimizer(model, settings), Mesh(torch.device("cpu"))
-    clock, losses, tokens = Clock(), [], []
+def loop(
+    model: Model, settings: Training, task: Task, steps: int, micro_rows: int, clock: Clock | None = None, each: int = 1
+) -> Measured:
+    """A lap every ``each`` updates, of which the loss is the mean."""
+    optimizer, mesh, clock = Optimizer(model, settings), Mesh(torch.device("cpu")), clock or Clock()
+    losses, tokens = [], []
+    clock.start()
     for number in range(steps):
-        step = take_step(model, [task], mesh, Rng(0, number), micro_rows)
-        optimizer.clip(settings.grad_clip)
-        optimizer.step(1.0)
-        optimizer.zero()
-        losses.append(step.total([task]))
-        tokens.append(step.tokens)
+        found = []
+        for update in range(each):
+            with clock.part("gradient"):
+                found.append(take_step(model, [task], mesh, Rng(0, number * each + update), micro_rows))
+            with clock.part("update"):
+                optimizer.clip(settings.grad_clip)
+                optimizer.step(1.0)
+                optimizer.zero()
+        losses.append(sum(step.total([task]) for step in found) / each)
+        tokens.append(sum(step.tokens for step in found))
         clock.lap()
-    return Measured(clock.laps, tokens, losses)
+    return Measured(clock.laps, tokens, losses, spent=clock.spent)
 
 
 def generate(job: Job) -> Measured:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from math import nan
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ import torch
 
 from benchmarks.aligned import of_labels, of_pairs, reward
 from benchmarks.case import Job, Measured
+from benchmarks.clock import Clock
 from benchmarks.ours import loop, opened
 from didact.batch import Batch
 from didact.data.answers import Judged
@@ -25,7 +27,8 @@ from didact.engine.step import Task
 from didact.objective import resolve
 from didact.objective.policy import Policy
 from didact.rollout.cast import Cast, read
-from didact.rollout.experience import Experience, Setting
+from didact.rollout.experience import Experience, Said, Setting
+from didact.rollout.phase import Phase
 from didact.rollout.prompts import Prompt
 from didact.rollout.reward.base import Answered
 from didact.rollout.settings import Rollout
@@ -44,7 +47,7 @@ def prefer(job: Job) -> Measured:
     task = Task("bench", objective, ((batch, number) for number, batch in enumerate(batches)))
     measured = loop(model, settings, task, len(batches), micro_rows=1)
     tokens = [(of_labels if labels else of_pairs)(step) for step in job.inputs.steps]
-    return Measured(measured.seconds, tokens, measured.losses)
+    return replace(measured, tokens=tokens)
 
 
 Asked = tuple[list[int], list[list[int]], list[float]]  # a prompt, its answers, what they are worth
@@ -78,18 +81,35 @@ def row(examples: list[Asked]) -> Batch:
     return next(TokenStream(parts, int(bound[-1]), 1, 0, shuffle=False).start(0))[0]
 
 
+class Watched(Experience):
+    """With a clock that says what a phase went into."""
+
+    clock: Clock
+
+    def phase(self, number: int) -> Phase:
+        with self.clock.part("reading"):  # the reference, the critic's values, and law 5
+            return super().phase(number)
+
+    def _answers(self, *args: Any) -> Said:
+        with self.clock.part("sampling"):
+            return super()._answers(*args)
+
+
 def reinforce(job: Job) -> Measured:
-    """``options``: ``objective`` (grpo, ppo) without KL; answers go on to the last of ``extra["new_tokens"]``."""
-    group, new = job.inputs.extra["group"], job.inputs.extra["new_tokens"]
+    """``options``: ``objective`` (grpo, ppo) and its ``beta``, ``epochs`` over the ``group`` answers of each prompt.
+
+    Answers go on to the last of ``extra["new_tokens"]``; a step is a phase.
+    """
+    group, new, epochs = job.options["group"], job.inputs.extra["new_tokens"], job.options["epochs"]
     model, settings = opened(job)
     renderer = Renderer(tokenizers.load(Path(job.inputs.model)))
     renderer.__dict__["stops"] = ()  # no id ends an answer
-    objective = resolve(job.options["objective"], {"beta": 0.0})
+    objective = resolve(job.options["objective"], {"beta": job.options["beta"]})
     assert isinstance(objective, Policy)
     objective = objective.acting(new, 1.0, ("spaces",))
     model.add_heads(objective.heads)
-    model = compiled(model, compiles(settings, len(job.inputs.steps)))
     steps = job.inputs.steps
+    model = compiled(model, compiles(settings, len(steps) * epochs))
     prompts = [Prompt(tuple(one), ({"role": "user", "content": ""},), {}) for step in steps for one in step]
     mesh = Mesh(torch.device("cpu"))
 
@@ -98,10 +118,11 @@ def reinforce(job: Job) -> Measured:
         return given, {"spaces": given}
 
     with tempfile.TemporaryDirectory() as folder:
-        rollout = Rollout(group=group, max_new_tokens=new)
+        rollout = Rollout(group=group, max_new_tokens=new, epochs=epochs)
         setting = Setting(len(steps[0]), 64, 1024, 0, Path(folder), "bench", rollout)
         cast = Cast(model, mesh, lambda: model)
-        stream = Experience(objective, prompts, rewards, cast, renderer, setting, mesh, lambda line: None)
+        stream = Watched(objective, prompts, rewards, cast, renderer, setting, mesh, lambda line: None)
+        stream.clock = Clock()
         task = Task("bench", objective, stream.start(0))
-        measured = loop(model, settings, task, len(steps), micro_rows=64)
-    return Measured(measured.seconds, [group * new * len(step) for step in steps], measured.losses)
+        measured = loop(model, settings, task, len(steps), 64, stream.clock, epochs)
+    return replace(measured, tokens=[group * new * len(step) for step in steps])

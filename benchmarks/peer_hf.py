@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import tempfile
+from contextlib import ExitStack
 from typing import Any, cast
 
 import torch
 from torch import Tensor
+from torch.optim.optimizer import register_optimizer_step_post_hook, register_optimizer_step_pre_hook
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForMaskedLM,
@@ -57,6 +59,17 @@ class Timer(TrainerCallback):
 
     def on_step_end(self, *args: Any, **kwargs: Any) -> None:
         self.clock.lap()
+
+
+def watch(clock: Clock, model: PreTrainedModel, trainer: Any) -> None:
+    """Lets the clock say what of a step is sampling, backward and update; what else there is are forward passes."""
+    calls: Any = model
+    calls.generate = clock.within("sampling", calls.generate)
+    calls.generate_batch = clock.within("sampling", calls.generate_batch)
+    trainer.accelerator.backward = clock.within("backward", trainer.accelerator.backward)
+    inside = ExitStack()
+    register_optimizer_step_pre_hook(lambda *args: inside.enter_context(clock.part("update")))
+    register_optimizer_step_post_hook(lambda *args: inside.close())
 
 
 def arguments(job: Job) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from trl import DPOConfig, DPOTrainer, GRPOConfig, GRPOTrainer, KTOConfig, KTOTr
 
 from benchmarks.aligned import of_labels, of_pairs, reward
 from benchmarks.case import Job, Measured
-from benchmarks.peer_hf import Timer, arguments, load
+from benchmarks.peer_hf import Timer, arguments, load, watch
 
 
 class Pairs(DPOTrainer):
@@ -49,8 +49,8 @@ def kto(job: Job) -> Measured:
 
 
 def grpo(job: Job) -> Measured:
-    """The options of ``dpo`` and ``continuous``: groups of ``extra["group"]`` answers of ``extra["new_tokens"]``."""
-    group, new = job.inputs.extra["group"], job.inputs.extra["new_tokens"]
+    """The options of ``dpo``, ``continuous`` and ``group``: so many answers of ``extra["new_tokens"]`` each."""
+    group, new = job.options["group"], job.inputs.extra["new_tokens"]
     settings = arguments(job)
     settings["per_device_train_batch_size"] = group * len(job.inputs.steps[0])
     told = GRPOConfig(
@@ -69,18 +69,20 @@ def grpo(job: Job) -> Measured:
         return [reward(text) for text in completions]
 
     data = [{"prompt": text} for step in job.inputs.extra["texts"] for text in step]
-    timer = Timer()
+    timer, model = Timer(), load(job)
     trained = GRPOTrainer(
-        load(job),
+        model,
         score,
         told,
         train_dataset=Dataset.from_list(data),
         processing_class=AutoTokenizer.from_pretrained(job.inputs.model),
         callbacks=[timer],
     )
+    watch(timer.clock, model, trained)
     trained.train()
     losses = [float(entry["loss"]) for entry in trained.state.log_history if "loss" in entry]
-    return Measured(timer.clock.laps, [group * new * len(step) for step in job.inputs.steps], losses)
+    tokens = [group * new * len(step) for step in job.inputs.steps]
+    return Measured(timer.clock.laps, tokens, losses, spent=timer.clock.spent)
 
 
 def _trained(kind: Any, job: Job, settings: Any, data: list[dict[str, Any]], tokens: list[int]) -> Measured:

@@ -65,7 +65,7 @@ COLUMNS = ["work", "peer at its best", "ours tok/s", "peer tok/s", "ratio", "spr
 
 def _agreement(found: dict[str, Any] | None) -> str:
     if found is None:
-        return "another precision"
+        return "not compared"
     if "same_first_tokens" in found:
         said = f"first {found['same_first_tokens']:.0f} tokens"
     else:
@@ -97,6 +97,9 @@ def details(result: dict[str, Any]) -> Iterator[str]:
         yield f"{pair['name']}: {pair['about']}; warm-up {pair['warmup_seconds']:.1f} s; {packages}"
     for tried in result["trial"]:
         yield f"  tried {tried['name']}: {_tried(tried)}"
+    for side in (ours, *result["peers"]):
+        if spent := side.get("spent"):
+            yield f"where a step's {sum(spent.values()):.1f} s go, {side['name']}: {_spent(spent)}"
     if ours["losses"]:
         for side in (ours, *result["peers"]):
             yield f"losses {side['name']}: {' '.join(f'{loss:.4f}' for loss in side['losses'])}"
@@ -106,6 +109,13 @@ def details(result: dict[str, Any]) -> Iterator[str]:
             yield f"{pair['name']}: {waited(pair['served'], served)}"
     for failed in result["failed"]:
         yield f"FAILED {failed['side']}: {failed['said']}"
+
+
+def _spent(spent: dict[str, float]) -> str:
+    """Largest first, without what takes no time."""
+    whole = sum(spent.values())
+    order = sorted(spent.items(), key=lambda part: -part[1])
+    return ", ".join(f"{name} {one:.2f} ({one / whole:.0%})" for name, one in order if one > 0.001 * whole)
 
 
 def waited(served: dict[str, Any], ours: dict[str, Any] | None = None) -> str:

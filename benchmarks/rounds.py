@@ -13,7 +13,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-from benchmarks.case import Case, Inputs, Job, Measured, Peer, Plan, Served, Side
+from benchmarks.case import Case, Inputs, Job, Measured, Peer, Plan, Served, Side, beside
 from benchmarks.inputs import write
 
 LONGEST = 1200  # seconds of one run, by far
@@ -153,7 +153,15 @@ def _side(runs: list[Measured], parts: dict[str, slice], plan: Plan) -> dict[str
         "losses": runs[0].losses,
         "runs": [{"seconds": run.seconds, "tokens": run.tokens, "peak_bytes": run.peak} for run in runs],
         "served": _served([run.served for run in runs if run.served]),
+        "spent": _spent(runs, plan),
     }
+
+
+def _spent(runs: list[Measured], plan: Plan) -> dict[str, float]:
+    """Seconds of a timed step by what they went into, the mean over all; empty where a side does not say."""
+    steps = [step for run in runs for step in run.spent[plan.warmup :]]
+    names = dict.fromkeys(name for step in steps for name in step)
+    return {name: sum(step.get(name, 0.0) for step in steps) / len(steps) for name in names}
 
 
 def _served(runs: list[Served]) -> dict[str, Any] | None:
@@ -177,7 +185,7 @@ def _pair(pair: Pair, outcome: Outcome, parts: dict[str, slice]) -> dict[str, An
         "peer": pair.peer.name,
         "name": pair.side.name,
         "about": pair.side.about,
-        "versions": versions(pair.peer.packages),
+        "versions": versions(pair.peer.packages, pair.peer.apart),
         **_side(pair.runs, parts, outcome.plan),
         "ratio": {name: {"median": median(some), "least": some[0], "most": some[-1]} for name, some in ratios.items()},
         "memory_ratio": median(run.peak for run in outcome.ours) / median(run.peak for run in pair.runs),
@@ -209,7 +217,8 @@ def _common(a: list[int], b: list[int]) -> int:
     return next((i for i, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
-def versions(packages: tuple[str, ...]) -> dict[str, str]:
-    from importlib.metadata import version
+def versions(packages: tuple[str, ...], apart: str) -> dict[str, str]:
+    from importlib.metadata import distributions
 
-    return {name: version(name) for name in packages}
+    path = [*([beside(apart)] if apart else []), *sys.path]
+    return {name: next(iter(distributions(name=name, path=path))).version for name in packages}
