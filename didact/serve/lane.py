@@ -54,7 +54,7 @@ class Lane:
         self.reading: list[_Reading] = []
         self.open = ExitStack()
         self.open.enter_context(prepacked(named.model.net))
-        weakref.finalize(self, self.open.close).atexit = False
+        weakref.finalize(self, self.open.close)
 
     def close(self) -> None:
         """Leaves the model as others find it; the engine has ended."""
