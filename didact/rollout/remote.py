@@ -15,6 +15,7 @@ from didact.rollout.wire import posted
 
 FOREIGN = 1.0  # nats a token: farther apart it is another model, not an older one
 SAME = 0.1  # nats a token: farther apart than bf16 explains, these are not the weights that it was sent
+KEPT, LEAST = 10, 0.01  # so many times as far as it was first, and so many nats at least: they are not all there
 PLAIN = {"top_k": -1, "min_p": 0, "repetition_penalty": 1}  # nothing cut off, whatever the server's defaults
 
 
@@ -29,7 +30,8 @@ class Engine:
         assert rollout.url
         self.where, self.model, self.slots = f"{rollout.url.rstrip('/')}/completions", rollout.model, rollout.slots
         self.decode, self.stops, self.longest = decode, frozenset(stops), longest
-        self.pushed, self.compared = rollout.push is not None, False
+        self.pushed = rollout.push is not None
+        self.first: float | None = None  # nats a token where they were first compared
 
     def answers(
         self,
@@ -55,19 +57,21 @@ class Engine:
     def compare(self, apart: float, say: Callable[[str], None]) -> None:
         """Says the first time how far the engine is from the model in training, in nats a token.
 
-        Raises UsageProblem where it must be another model.
+        Raises UsageProblem where it must be another model, or has not all of the weights that it was sent.
         """
-        bound = SAME if self.pushed else FOREIGN
+        bound = FOREIGN
+        if self.pushed:
+            bound = SAME if self.first is None else min(SAME, max(LEAST, KEPT * self.first))
         if not apart <= bound:
             what = f"the engine is {apart:.3g} nats a token from the model in training, more than {bound:g}"
             remedy = "load this run's newest weights into it, or mend model"
             if self.pushed:
-                remedy = "it was sent these very weights: see that it serves them, in bf16 at least, and no older ones"
+                remedy = "it was sent these very weights: see that it serves all of them, none older, in bf16 at least"
             raise UsageProblem(what, where=self.where, remedy=remedy)
-        if not self.compared:
+        if self.first is None:
+            self.first = apart
             then = "it gets each phase's weights" if self.pushed else "the ratio corrects for it"
             say(f"{self.where}: {apart:.2g} nats a token from the model in training; {then}")
-        self.compared = True
 
     def _one(self, number: int, prompt: Sequence[int], way: Sampling) -> Completion:
         choice = self._posted(

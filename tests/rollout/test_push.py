@@ -169,6 +169,17 @@ def test_an_engine_that_kept_older_weights_is_found_out(base):
         one.compare(0.2, said.append)
 
 
+def test_an_engine_that_kept_a_part_of_its_weights_is_found_out(base):
+    """As vLLM on a CPU, whose tied head stays: 6.5e-7 nats in the first phase, 0.059 in the second."""
+    rollout = Rollout(url="http://x/v1", model="x", push="vllm", folder="x")
+    named = opened(base)
+    one = Engine(rollout, named.renderer.decode, named.renderer.stops, 64)
+    one.compare(6.5e-7, lambda line: None)
+    one.compare(0.009, lambda line: None)
+    with pytest.raises(UsageProblem, match=r"more than 0\.01; .* serves all of them"):
+        one.compare(0.059, lambda line: None)
+
+
 # --- a whole stage -------------------------------------------------------------------------------------------------
 
 RECIPE = """
