@@ -31,17 +31,18 @@ def prepacked(net: nn.Module) -> Iterator[None]:
 
     Nothing compiled for training is used meanwhile: a compiler cannot look into a laid-out weight.
     """
-    groups = list(_groups(net))
-    for group in groups:
+    ours: list[tuple[nn.Linear, partial[Tensor]]] = []
+    for group in _groups(net):
         shared = Shared(group)
         for place, module in enumerate(group):
             module.forward = partial(shared.forward, place)
+            ours.append((module, module.forward))
     try:
         with uncompiled():
             yield
     finally:
-        for group in groups:
-            for module in group:
+        for module, forward in ours:
+            if vars(module).get("forward") is forward:  # another block may have laid it out since
                 del module.forward  # the class's own comes back
 
 

@@ -171,7 +171,7 @@ def test_nvidia_smi_is_asked_for_one_board_and_never_waited_for(tmp_path):
     smi = NvidiaSmi("GPU-7", program(tmp_path, f'echo "$@" >> {asked}; echo 123.50'))
     assert smi.known == 123.5
     smi.asked.wait()
-    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nsleep 60; echo 80.25\n")
+    (tmp_path / "nvidia-smi").write_text("#!/bin/sh\nexec sleep 60\n")
     assert smi.watts(1.0) == 123.5  # this asks the slow program
     assert smi.watts(1.0) == 123.5  # and this does not wait for it
     smi.asked.kill()

@@ -99,6 +99,21 @@ def test_siblings_that_read_different_tensors_are_not_mixed_up():
 
 
 @needs_onednn
+@torch.no_grad()
+def test_two_blocks_may_overlap():
+    """As a lane that nobody needs is put away while another has begun."""
+    net, x = nn.Sequential(nn.Linear(96, 160)).bfloat16(), torch.randn(3, 96).bfloat16()
+    first, second = prepacked(net), prepacked(net)
+    first.__enter__()
+    second.__enter__()
+    first.__exit__(None, None, None)
+    assert "forward" in vars(net[0])
+    second.__exit__(None, None, None)
+    assert "forward" not in vars(net[0])
+    assert net(x).shape == (3, 160)
+
+
+@needs_onednn
 def test_what_was_compiled_to_train_samples_uncompiled():
     torch.manual_seed(0)
     net = nn.Sequential(nn.Sequential(nn.Linear(96, 160), nn.SiLU(), nn.Linear(160, 48))).bfloat16()
