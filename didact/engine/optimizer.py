@@ -96,7 +96,7 @@ class Optimizer:
         A weight of 2^e to 2^(e+1) changes in bf16 when its master has gone half of 2^(e-7); AdamW goes about the
         learning rate a step.
         """
-        weights = [self.master[name].view(-1)[::16] for name, p in self.live.items() if p is not self.master[name]]
+        weights = [self.master[name].reshape(-1)[::16] for name, p in self.live.items() if p is not self.master[name]]
         halves = [torch.ldexp(w.ne(0).float(), w.frexp().exponent - 9) for w in weights]  # zero moves at once
         held = sum(int((half > reach).sum()) for half in halves)
         return held / max(sum(w.numel() for w in weights), 1)

@@ -1,8 +1,7 @@
 """Weights sent to an engine: what is written and posted, and that a stage with our own server trains as one without."""
 
 import json
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import torch
@@ -23,6 +22,7 @@ from didact.run.named import open_model
 from didact.serve.lane import lane
 from didact.serve.served import Served
 from tests.battery.base import lines, make_base
+from tests.listening import listening
 from tests.serve.running import running
 
 MODEL = "base:mine"
@@ -51,15 +51,9 @@ def engine():
             self.end_headers()
             self.wfile.write(answer.encode())
 
-        def log_message(self, *args):
-            pass
-
-    http = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    told["url"] = f"http://127.0.0.1:{http.server_port}/v1"
-    yield told
-    http.shutdown()
-    http.server_close()
+    with listening(Handler) as address:
+        told["url"] = f"{address}/v1"
+        yield told
 
 
 def push(url, kind, folder, renderer, model=MODEL, stage="stage"):

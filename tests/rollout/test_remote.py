@@ -2,8 +2,7 @@
 
 import json
 import socket
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 import torch
@@ -24,6 +23,7 @@ from didact.run.named import open_model
 from didact.serve.lane import lane
 from didact.serve.served import Served
 from tests.battery.base import make_base
+from tests.listening import listening
 from tests.serve.running import running
 
 CONTEXT = 64
@@ -152,15 +152,9 @@ def fake():
             self.end_headers()
             self.wfile.write(json.dumps({"choices": [told["choice"]]}).encode())
 
-        def log_message(self, *args):
-            pass
-
-    http = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    told["url"] = f"http://127.0.0.1:{http.server_port}/v1/"
-    yield told
-    http.shutdown()
-    http.server_close()
+    with listening(Handler) as address:
+        told["url"] = f"{address}/v1/"
+        yield told
 
 
 PROBS = {"token_logprobs": [-1.0, -2.0]}

@@ -2,14 +2,14 @@
 
 import json
 import math
-import threading
-from http.server import BaseHTTPRequestHandler, HTTPServer
+from http.server import BaseHTTPRequestHandler
 
 import pytest
 
 from didact.errors import DataProblem, ResourceProblem
 from didact.rollout.reward.base import Answered, scores
 from didact.rollout.reward.judge import Judge, Judging, graded, local, preferred, remote
+from tests.listening import listening
 
 
 def said(text: str, **record: str) -> Answered:
@@ -72,15 +72,9 @@ def server():
             self.end_headers()
             self.wfile.write(body)
 
-        def log_message(self, *args):
-            pass
-
-    http = HTTPServer(("127.0.0.1", 0), Handler)
-    threading.Thread(target=http.serve_forever, daemon=True).start()
-    told["url"] = f"http://127.0.0.1:{http.server_port}/v1"
-    yield told
-    http.shutdown()
-    http.server_close()
+    with listening(Handler) as address:
+        told["url"] = f"{address}/v1"
+        yield told
 
 
 def test_a_judge_behind_a_url(server, monkeypatch):
